@@ -1,0 +1,36 @@
+# A thin wrapper over CMake: all targets share the build tree in build/. Presets of CMakePresets.json are for everything beyond.
+#
+#   make                 builds ./llmtrain and ./check_reference; installs nothing
+#   make quickstart      installs what is missing, builds, trains a small model on two ranks and asks it a question
+#   make test            installs what is missing, builds, runs all tests but the slow ones     (ARGS="-R hf" for some of them)
+#   make test-slow       the slow ones
+#   make install         PREFIX=/usr/local DESTDIR=
+#   make clean
+# JOBS=N sets the number of compilers.
+PREFIX ?= /usr/local
+DESTDIR ?=
+ARGS ?=
+
+all:
+	@scripts/build
+
+quickstart:
+	@scripts/build --install-missing
+	@scripts/quickstart
+
+test:
+	@scripts/build --install-missing all
+	@scripts/run-tests -LE slow $(ARGS)
+
+test-slow:
+	@scripts/build --install-missing all
+	@scripts/run-tests -L slow $(ARGS)
+
+install: all
+	@DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"
+
+clean:
+	@rm -rf build llmtrain check_reference
+
+.PHONY: all quickstart test test-slow install clean
+.NOTPARALLEL:

@@ -1,0 +1,40 @@
+// manifest.json: what makes a folder a checkpoint. It names every file with its size and digest, and carries a digest of itself, so that every byte on
+// disk is checked before anything is used.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoint/content.h"
+#include "core/rank_group.h"
+
+namespace llmtrain {
+
+struct ManifestFile {
+  std::string name;  // in the checkpoint's folder
+  uint64_t bytes = 0;
+  std::string digest;
+};
+
+struct Manifest {
+  std::string run_id;        // of the run that wrote it; kept across resumes
+  int64_t step = 0;
+  CheckpointContent content;
+  std::vector<ManifestFile> files;
+  Json state;                // the trainer's: sampler position, schedule, counters, configuration
+  std::string build;         // --version block of the program that wrote it
+};
+
+std::string dump_manifest(const Manifest& manifest);
+// InputError naming the file and the fault: missing, broken, changed since it was written, of an unknown format version.
+Manifest read_manifest(const std::string& folder);
+
+// Checks size and digest of every file the manifest names, the work shared among the ranks. Returns "" or the first fault ("shard-00001-of-00002.h5:
+// digest differs …"), the same on every rank. Collective.
+std::string verify_files(const std::string& folder, const Manifest& manifest, RankGroup& group);
+
+// Folders output_dir/checkpoint-<step> that hold a manifest.json or might once have (no ".tmp"), largest step first.
+std::vector<std::pair<int64_t, std::string>> list_checkpoints(const std::string& output_dir);
+
+}  // namespace llmtrain

@@ -1,0 +1,68 @@
+#include "checkpoint/resume.h"
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace llmtrain {
+namespace {
+
+// A folder without a manifest is a damaged checkpoint only if it holds what a checkpoint holds; a plain model folder (save_only_model) is none.
+bool looks_like_checkpoint(const std::string& folder) {
+  if (std::filesystem::exists(folder + "/manifest.json")) return true;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    if (entry.path().extension() == ".h5") return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group) {
+  FoundCheckpoint found;
+  found.folder = folder;
+  run_on_all_or_fail(group, [&] {
+    if (!is_directory(folder)) throw InputError(folder, "no such checkpoint folder");
+    if (!looks_like_checkpoint(folder)) {
+      const bool model = is_regular_file(folder + "/model.safetensors") || is_regular_file(folder + "/model.safetensors.index.json");
+      throw InputError(folder, model ? "this is a plain model folder (save_only_model: true wrote it): it holds no optimizer state to resume from"
+                                     : "this folder holds no checkpoint (no manifest.json)");
+    }
+    found.manifest = read_manifest(folder);
+  });
+  const std::string fault = verify_files(folder, found.manifest, group);
+  if (!fault.empty()) throw InputError(folder, fault);
+  return found;
+}
+
+std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log) {
+  // Rank 0 decides the order of trials, so that ranks that see the folder differently cannot part ways.
+  std::string names;
+  if (group.rank() == 0) {
+    for (const auto& [step, path] : list_checkpoints(output_dir)) {
+      if (looks_like_checkpoint(path)) names += std::filesystem::path(path).filename().string() + "\n";
+    }
+  }
+  names = broadcast_string(group, names, 0);
+  std::string faults;
+  for (size_t at = 0; at < names.size();) {
+    const size_t end = names.find('\n', at);
+    const std::string folder = output_dir + "/" + names.substr(at, end - at);
+    at = end + 1;
+    try {
+      return open_checkpoint(folder, group);
+    } catch (const InputError& e) {
+      log.warn("checkpoint not used: " + std::string(e.what()));
+      faults += "\n  " + std::string(e.what());
+    }
+  }
+  if (!faults.empty()) {
+    throw InputError(output_dir, "it holds checkpoints, but none is usable:" + faults,
+                     "repair or remove them, or start afresh with overwrite_output_dir: true");
+  }
+  return std::nullopt;
+}
+
+}  // namespace llmtrain

@@ -1,0 +1,25 @@
+// Which checkpoint a run goes on from.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "checkpoint/manifest.h"
+#include "core/log.h"
+#include "core/rank_group.h"
+
+namespace llmtrain {
+
+struct FoundCheckpoint {
+  std::string folder;
+  Manifest manifest;
+};
+
+// The checkpoint in `folder`, every byte verified. InputError naming what is wrong. Collective.
+FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group);
+
+// The newest valid checkpoint of output_dir. Damaged ones are named in the log with what is wrong, and the one before is tried. None at all
+// (an empty folder, logs or .tmp only, plain model folders): nothing. Checkpoints there, but none valid: InputError naming each. Collective.
+std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log);
+
+}  // namespace llmtrain

@@ -1,0 +1,156 @@
+#include "checkpoint/shard_image.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "checkpoint/hdf5_tools.h"
+#include "core/error.h"
+#include "core/file.h"
+
+namespace llmtrain {
+namespace {
+
+constexpr int64_t kMostChunkElements = int64_t{1} << 20;
+
+// Equal chunks of at most kMostChunkElements, so that the last one wastes less than one element per chunk.
+int64_t chunk_elements_for(int64_t elements) {
+  const int64_t chunks = std::max<int64_t>((elements + kMostChunkElements - 1) / kMostChunkElements, 1);
+  return std::max<int64_t>((elements + chunks - 1) / chunks, 1);
+}
+
+hdf5::Handle create_array(hid_t group, const StoredArray& array) {
+  const hsize_t elements = static_cast<hsize_t>(array.shard_elements), chunk = static_cast<hsize_t>(chunk_elements_for(array.shard_elements));
+  const hdf5::Handle space(H5Screate_simple(1, &elements, nullptr), H5Sclose, "H5Screate_simple", array.name);
+  const hdf5::Handle type = hdf5::file_type(array.dtype);
+  const hdf5::Handle dcpl(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "H5Pcreate", "dataset creation");
+  hdf5::check(H5Pset_chunk(dcpl, 1, &chunk), "H5Pset_chunk", array.name);
+  hdf5::check(H5Pset_fletcher32(dcpl), "H5Pset_fletcher32", array.name);
+  hdf5::check(H5Pset_alloc_time(dcpl, H5D_ALLOC_TIME_EARLY), "H5Pset_alloc_time", array.name);
+  hdf5::check(H5Pset_fill_time(dcpl, H5D_FILL_TIME_ALLOC), "H5Pset_fill_time", array.name);
+  return hdf5::Handle(H5Dcreate2(group, array.name.c_str(), type, space, H5P_DEFAULT, dcpl, H5P_DEFAULT), H5Dclose, "H5Dcreate", array.name);
+}
+
+}  // namespace
+
+// Sums of 16-bit big-endian words, folded every 360 words, as HDF5 defines its checksum (an odd last byte counts as a high byte).
+uint32_t hdf5_fletcher32(const void* data, size_t bytes) {
+  const auto* p = static_cast<const unsigned char*>(data);
+  uint32_t sum1 = 0, sum2 = 0;
+  size_t words = bytes / 2;
+  while (words > 0) {
+    size_t run = std::min<size_t>(words, 360);
+    words -= run;
+    for (; run > 0; --run, p += 2) {
+      sum1 += static_cast<uint32_t>(p[0]) << 8 | p[1];
+      sum2 += sum1;
+    }
+    sum1 = (sum1 & 0xffff) + (sum1 >> 16);
+    sum2 = (sum2 & 0xffff) + (sum2 >> 16);
+  }
+  if (bytes % 2) {
+    sum1 += static_cast<uint32_t>(*p) << 8;
+    sum2 += sum1;
+    sum1 = (sum1 & 0xffff) + (sum1 >> 16);
+    sum2 = (sum2 & 0xffff) + (sum2 >> 16);
+  }
+  sum1 = (sum1 & 0xffff) + (sum1 >> 16);
+  sum2 = (sum2 & 0xffff) + (sum2 >> 16);
+  return sum2 << 16 | sum1;
+}
+
+size_t ShardImage::planned_bytes(const CheckpointContent& content) {
+  size_t total = size_t{1} << 20;
+  for (const StoredUnit& u : content.units) {
+    total += 16384;
+    for (const StoredArray& a : u.arrays) {
+      const int64_t chunk = chunk_elements_for(a.shard_elements), chunks = (a.shard_elements + chunk - 1) / chunk;
+      total += static_cast<size_t>(chunks) * (static_cast<size_t>(chunk) * size_of(a.dtype) + 64) + 16384;
+    }
+  }
+  return total;
+}
+
+ShardImage::ShardImage(const CheckpointContent& content) : memory_(2 * planned_bytes(content)) {
+  hdf5::Handle& file = memory_.file();
+  {
+    const hdf5::Handle units(H5Gcreate2(file, "units", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose, "H5Gcreate", "units");
+    for (const StoredUnit& u : content.units) {
+      const hdf5::Handle group(H5Gcreate2(units, u.name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose, "H5Gcreate", u.name);
+      for (const StoredArray& a : u.arrays) {
+        if (a.shard_elements > 0) create_array(group, a);
+      }
+    }
+  }
+  hdf5::check(H5Fflush(file, H5F_SCOPE_GLOBAL), "H5Fflush", "shard in memory");
+  place_chunks(content, file);
+  size_ = memory_.finish();
+  region_ = memory_.data();
+}
+
+void ShardImage::place_chunks(const CheckpointContent& content, int64_t file) {
+  for (int u = 0; u < static_cast<int>(content.units.size()); ++u) {
+    const StoredUnit& unit = content.units[static_cast<size_t>(u)];
+    for (const StoredArray& a : unit.arrays) {
+      if (a.shard_elements == 0) continue;
+      const std::string path = "/units/" + unit.name + "/" + a.name;
+      const hdf5::Handle dataset(H5Dopen2(file, path.c_str(), H5P_DEFAULT), H5Dclose, "H5Dopen", path);
+      Placed placed{u, a.name, size_of(a.dtype), chunk_elements_for(a.shard_elements), {}};
+      for (int64_t begin = 0; begin < a.shard_elements; begin += placed.chunk_elements) {
+        const hsize_t offset = static_cast<hsize_t>(begin);
+        haddr_t address = HADDR_UNDEF;
+        hsize_t bytes = 0;
+        unsigned mask = 0;
+        hdf5::check(H5Dget_chunk_info_by_coord(dataset, &offset, &mask, &address, &bytes), "H5Dget_chunk_info_by_coord", path);
+        LLMTRAIN_ASSERT(address != HADDR_UNDEF && mask == 0 && bytes == static_cast<hsize_t>(placed.chunk_elements) * placed.element_bytes + 4,
+                        "a chunk of " + path + " is not where and as it was asked for");
+        placed.addresses.push_back(address);
+      }
+      placed_.push_back(std::move(placed));
+    }
+  }
+}
+
+const ShardImage::Placed& ShardImage::find(int unit, const std::string& array) const {
+  for (const Placed& p : placed_) {
+    if (p.unit == unit && p.array == array) return p;
+  }
+  LLMTRAIN_ASSERT(false, "no array " + array + " in unit " + std::to_string(unit));
+}
+
+void ShardImage::put(int unit, const std::string& array, int64_t begin, int64_t count, const void* data) {
+  const Placed& p = find(unit, array);
+  const auto* from = static_cast<const char*>(data);
+  while (count > 0) {
+    const int64_t chunk = begin / p.chunk_elements, inside = begin % p.chunk_elements, n = std::min(count, p.chunk_elements - inside);
+    const size_t bytes = static_cast<size_t>(n) * p.element_bytes;
+    std::memcpy(region_ + p.addresses.at(static_cast<size_t>(chunk)) + static_cast<size_t>(inside) * p.element_bytes, from, bytes);
+    from += bytes;
+    begin += n;
+    count -= n;
+  }
+}
+
+std::string ShardImage::write(const std::string& path) {
+  for (const Placed& p : placed_) {
+    const size_t bytes = static_cast<size_t>(p.chunk_elements) * p.element_bytes;
+    for (const uint64_t address : p.addresses) {
+      const uint32_t sum = hdf5_fletcher32(region_ + address, bytes);
+      std::memcpy(region_ + address + bytes, &sum, sizeof sum);
+    }
+  }
+  File file = File::create(path);
+  Digest digest;
+  constexpr size_t kBlock = size_t{8} << 20;
+  for (size_t at = 0; at < size_; at += kBlock) {
+    const size_t n = std::min(kBlock, size_ - at);
+    file.write_at(region_ + at, n, at);
+    digest.add(region_ + at, n);
+  }
+  file.sync();
+  if (file.size() != size_) throw OperationError("write " + path + ": the file has " + std::to_string(file.size()) + " bytes, " + std::to_string(size_) + " were written");
+  file.close();
+  return digest.hex();
+}
+
+}  // namespace llmtrain

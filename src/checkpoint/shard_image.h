@@ -1,0 +1,58 @@
+// ShardImage: the bytes of one rank's HDF5 file, laid out once and filled again at each save.
+//
+// The structure of a shard file never changes during a run, so HDF5 makes it once, in memory (core driver, chunks allocated early). From then on a
+// save copies each array into its chunks, adds each chunk's Fletcher-32 and writes the image with our own checked pwrite and fsync: no HDF5 call,
+// no HDF5 error path, while training runs. The image is also the snapshot that an asynchronous save writes from.
+//
+// In the file: /units/<unit>/<array>, one-dimensional, this rank's shard_elements. Little-endian; bfloat16 as a 16-bit floating-point type that
+// h5py reads as float32.
+//
+// Errors: OperationError naming the HDF5 call. Thread rules: one thread at a time; HDF5 (not thread-safe) is only used in the constructor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoint/content.h"
+#include "checkpoint/digest.h"
+#include "checkpoint/hdf5_tools.h"
+
+namespace llmtrain {
+
+class ShardImage {
+ public:
+  explicit ShardImage(const CheckpointContent& content);
+  ShardImage(const ShardImage&) = delete;
+  ShardImage& operator=(const ShardImage&) = delete;
+
+  // Bytes of the file, which are also the bytes of memory taken. An upper bound without building: planned_bytes().
+  size_t bytes() const { return size_; }
+  static size_t planned_bytes(const CheckpointContent& content);
+
+  // Copies elements [begin, begin + count) of the array into their chunks.
+  void put(int unit, const std::string& array, int64_t begin, int64_t count, const void* data);
+  // Adds the checksums, then writes, fsyncs and checks the size. `name` for errors. Returns the digest of what was written.
+  std::string write(const std::string& path);
+
+ private:
+  struct Placed {  // one array: where its chunks lie in the image
+    int unit;
+    std::string array;
+    size_t element_bytes;
+    int64_t chunk_elements;
+    std::vector<uint64_t> addresses;
+  };
+  void place_chunks(const CheckpointContent& content, int64_t file);
+  const Placed& find(int unit, const std::string& array) const;
+
+  hdf5::MemoryFile memory_;
+  char* region_ = nullptr;  // its bytes
+  size_t size_ = 0;
+  std::vector<Placed> placed_;
+};
+
+// HDF5's own checksum of a chunk (H5Z_FILTER_FLETCHER32), as it stores it behind the data.
+uint32_t hdf5_fletcher32(const void* data, size_t bytes);
+
+}  // namespace llmtrain

@@ -1,0 +1,23 @@
+// JSON with the limits that hostile files need: depth, duplicate keys, size. Built on nlohmann::ordered_json (keys keep their order).
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace llmtrain {
+
+using Json = nlohmann::ordered_json;
+
+inline constexpr int kJsonMaxDepth = 64;
+
+// Parses one document. InputError with `where` and the byte or line for: broken syntax, depth over 64, a duplicate key, bytes after
+// the end, text that is not UTF-8.
+Json parse_json(std::string_view text, const std::string& where);
+Json parse_json_file(const std::string& path, size_t limit_bytes = size_t{1} << 30);
+
+// One line; floats are written with the fewest digits that read back exactly; NaN and infinities as the JSON-with-extensions words
+// NaN / Infinity, as Python's json writes and reads them. Text that is not UTF-8 is replaced by U+FFFD.
+std::string dump_json(const Json& value, int indent = -1);
+
+}  // namespace llmtrain

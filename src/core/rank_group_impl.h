@@ -1,0 +1,48 @@
+// Templates of rank_group.h.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <new>
+
+#include "core/error.h"
+
+namespace llmtrain {
+
+inline std::string broadcast_string(RankGroup& group, const std::string& text, int root) {
+  uint64_t length = text.size();
+  group.broadcast(&length, sizeof length, root);
+  std::string result = group.rank() == root ? text : std::string(length, '\0');
+  group.broadcast(result.data(), length, root);
+  return result;
+}
+
+template <class Work>
+void run_on_all_or_fail(RankGroup& group, Work&& work) {
+  enum : int32_t { fine = 0, input = 1, operation = 2 };
+  int32_t mine = fine;
+  std::string message;
+  try {
+    work();
+  } catch (const InputError& e) {
+    mine = input;
+    message = e.what();
+  } catch (const std::bad_alloc&) {
+    mine = operation;
+    message = "out of host memory";
+  } catch (const std::exception& e) {
+    mine = operation;
+    message = e.what();
+  }
+  std::vector<int32_t> all(static_cast<size_t>(group.size()));
+  group.all_gather(&mine, all.data(), sizeof mine);
+  for (int r = 0; r < group.size(); ++r) {
+    if (all[static_cast<size_t>(r)] == fine) continue;
+    const std::string text = broadcast_string(group, message, r);
+    const std::string on = group.size() > 1 ? " (rank " + std::to_string(r) + ")" : "";
+    if (all[static_cast<size_t>(r)] == input) throw InputError(text + on);
+    throw OperationError(text + on);
+  }
+}
+
+}  // namespace llmtrain

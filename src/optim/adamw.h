@@ -1,0 +1,63 @@
+// AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101; torch.optim.AdamW's formula) over the shards of a ParameterManager, with
+// clipping by the global norm and a finite check that all ranks agree on.
+//
+// The norm: each rank sums the squares of its shard of each unit in double; the sums are added over ranks in the order of ranks and then over units
+// in order, so every rank holds the same bits and takes the same decision. torch's clip_grad_norm_: factor = max_norm / (norm + 1e-6), at most 1.
+// A step whose norm is not finite changes nothing: no weight, no moment, no step count.
+// Thread rules: one thread; step() is collective over the communicator.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "device/arena.h"
+#include "kernels/kernels.h"
+#include "zero/parameter_manager.h"
+
+namespace llmtrain {
+
+struct AdamWOptions {
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
+  double max_grad_norm = 1.0;  // 0 or less: no clipping
+};
+
+class AdamW {
+ public:
+  // Takes the two moments of this rank's shards from `arena` (group "optimizer states"). `manager` outlives this.
+  AdamW(ParameterManager& manager, Kernels& kernels, const AdamWOptions& options, Arena& arena);
+
+  struct Result {
+    double grad_norm = 0;    // before clipping
+    bool applied = true;     // false: the norm is not finite, nothing was changed
+    std::string origin;      // then: the unit where that was found first
+  };
+  // One optimizer step with the gradients in the manager's accumulators (complete: after the last micro-step's finish()), which are zeroed afterwards.
+  // `communicator`: no collective of it may be under way.
+  Result step(double learning_rate, Stream& compute, Communicator& communicator);
+
+  int64_t steps_done() const { return steps_; }
+
+ private:
+  // Neighbouring elements of a shard that share their decay.
+  struct Range {
+    int64_t begin, count;
+    bool decay;
+  };
+  struct UnitState {
+    int unit;
+    TensorView m, v;  // [shard elements]
+    std::vector<Range> ranges;
+  };
+  static std::vector<Range> ranges_of(const ShardLayout& layout, int unit, int rank);
+  double global_norm(Stream& compute, Communicator& communicator, std::string& origin);
+
+  ParameterManager& manager_;
+  Kernels& kernels_;
+  AdamWOptions options_;
+  std::vector<UnitState> units_;
+  int64_t steps_ = 0;
+};
+
+}  // namespace llmtrain

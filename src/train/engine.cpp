@@ -1,0 +1,188 @@
+// Builds the engine of engine.h: facts of the machine, communicators, the plan, then the real thing by the same code.
+#include "train/engine.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <utility>
+
+#include "core/error.h"
+#include "core/philox.h"
+#include "train/random_weights.h"
+
+namespace llmtrain {
+namespace {
+
+std::string mebibytes(size_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+  return text;
+}
+
+// Ranks on this rank's host, and how many hosts there are.
+std::pair<int, int> count_hosts(RankGroup& group, const std::string& host) {
+  const uint64_t mine = name_hash(host);
+  std::vector<uint64_t> all(static_cast<size_t>(group.size()));
+  group.all_gather(&mine, all.data(), sizeof mine);
+  return {static_cast<int>(std::count(all.begin(), all.end(), mine)), static_cast<int>(std::set<uint64_t>(all.begin(), all.end()).size())};
+}
+
+bool true_on_all(RankGroup& group, bool mine) {
+  const int32_t value = mine ? 1 : 0;
+  std::vector<int32_t> all(static_cast<size_t>(group.size()));
+  group.all_gather(&value, all.data(), sizeof value);
+  return std::all_of(all.begin(), all.end(), [](int32_t v) { return v == 1; });
+}
+
+}  // namespace
+
+const char* name_of(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::none: return "none";
+    case Recompute::cheap: return "cheap";
+    case Recompute::full: return "full";
+  }
+  return "";
+}
+
+std::optional<Recompute> parse_recompute(const std::string& text, const std::string& where) {
+  if (text.empty() || text == "auto") return std::nullopt;
+  for (const Recompute r : {Recompute::none, Recompute::cheap, Recompute::full})
+    if (text == name_of(r)) return r;
+  throw InputError(where, "'" + text + "' is unknown", "choose auto, none, cheap or full");
+}
+
+std::optional<bool> parse_overlap(const std::string& text, const std::string& where) {
+  if (text.empty() || text == "auto") return std::nullopt;
+  if (text == "on" || text == "off") return text == "on";
+  throw InputError(where, "'" + text + "' is unknown", "choose auto, on or off");
+}
+
+Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, const EngineOptions& options, Log& log)
+    : group_(group), log_(log), model_(model), options_(options) {
+  const ThreadPlan threads = plan_threads(mpi, group);
+  threads_ = threads.threads;
+  if (!threads.line.empty()) log_.info(threads.line);
+  std::tie(ranks_here_, hosts_) = count_hosts(group, mpi.host());
+  if (options.nodes.ranks_per_node > 0) hosts_ = std::max(hosts_, (group.size() + options.nodes.ranks_per_node - 1) / options.nodes.ranks_per_node);
+  // A thread of its own for communication only pays where a core is left for it, or where messages need progress between nodes.
+  overlap_ = options.overlap.value_or(group.size() > 1 && (threads_ >= 2 || hosts_ > 1));
+
+  device_ = make_cpu_device(threads_);
+  kernels_ = make_cpu_kernels(*device_);
+  if (options.time_kernels) {
+    auto timed = std::make_unique<TimedKernels>(std::move(kernels_));
+    timed_ = timed.get();
+    kernels_ = std::move(timed);
+  }
+  gather_communicator_ = make_mpi_communicator(mpi, "gather", options.nodes);
+  reduce_communicator_ = make_mpi_communicator(mpi, "reduce", options.nodes);
+  compute_ = device_->make_stream("compute", false);
+  gather_ = device_->make_stream("gather", overlap_);
+  reduce_ = device_->make_stream("reduce", overlap_);
+
+  run_on_all_or_fail(group_, [&] { choose_plan(options); });
+  run_on_all_or_fail(group_, [&] { arena_ = std::make_unique<Arena>(*device_, arena_bytes_); });
+  Parts parts = build(*arena_, recompute_);
+  manager_ = std::move(parts.manager);
+  optimizer_ = std::move(parts.optimizer);
+  transformer_ = std::move(parts.transformer);
+  arena_->seal();
+  plan_ = arena_->table();
+}
+
+Engine::~Engine() = default;
+
+Engine::Parts Engine::build(Arena& arena, Recompute recompute) {
+  Parts parts;
+  ParameterManagerOptions manager;
+  manager.compute = options_.compute;
+  manager.prefetch_depth = options_.prefetch_depth;
+  manager.overlap = overlap_;
+  manager.training = options_.training;
+  const ParameterStreams streams{device_.get(),  kernels_.get(),           compute_.get(), gather_.get(), reduce_.get(), gather_communicator_.get(),
+                                 reduce_communicator_.get()};
+  parts.manager = std::make_unique<ParameterManager>(streams, ShardLayout(transformer_units(model_, options_.trained), group_.size()), manager, arena);
+  if (options_.training) parts.optimizer = std::make_unique<AdamW>(*parts.manager, *kernels_, options_.adamw, arena);
+  TransformerOptions transformer;
+  transformer.compute = options_.compute;
+  transformer.recompute = recompute;
+  transformer.training = options_.training;
+  transformer.max_tokens = options_.max_tokens;
+  transformer.longest_sequence = options_.longest_sequence;
+  transformer.max_positions = options_.max_positions;
+  parts.transformer = std::make_unique<Transformer>(model_, transformer, *device_, *kernels_, *compute_, *parts.manager, arena);
+  if (options_.cache_tokens > 0) parts.transformer->reserve_cache(options_.cache_tokens, arena);
+  return parts;
+}
+
+bool Engine::fits(size_t bytes) {
+  // The ranks of a host draw from the same memory.
+  return bytes <= device_->bytes_available() / static_cast<size_t>(ranks_here_);
+}
+
+// Sets recompute_, arena_bytes_ and planned_bytes_; InputError where nothing fits. Called on all ranks; the decision is common.
+void Engine::choose_plan(const EngineOptions& options) {
+  std::vector<Recompute> choices{options.recompute.value_or(Recompute::cheap)};
+  if (!options.recompute && options.training) choices.push_back(Recompute::full);
+  std::vector<std::string> table;
+  for (const Recompute choice : choices) {
+    Arena planning;
+    build(planning, choice);
+    recompute_ = choice;
+    arena_bytes_ = planning.total();
+    planned_bytes_ = planning.total_with_elsewhere();
+    if (true_on_all(group_, fits(planned_bytes_))) return;
+    table = planning.table();
+  }
+  std::string lines;
+  for (const std::string& line : table) lines += "\n    " + line;
+  throw InputError("memory plan", "a rank needs " + mebibytes(planned_bytes_) + ", and " + std::to_string(ranks_here_) + " rank(s) share " +
+                                      mebibytes(device_->bytes_available()) + " on this host" + lines,
+                   "use more ranks on more hosts, a smaller per_device_train_batch_size or cutoff_len, or recompute: full");
+}
+
+void Engine::fill(const ParameterManager::Fill& fill) {
+  run_on_all_or_fail(group_, [&] { manager_->fill_weights(fill); });
+  manager_->weights_changed();
+}
+
+void Engine::load_weights(const ModelFolder& folder) {
+  fill([&folder](const ParameterSpec& parameter, int64_t begin, int64_t count, float* out) {
+    folder.read_range(parameter.name, begin, count, out, DType::float32);
+  });
+}
+
+void Engine::random_weights(uint64_t seed) {
+  const RandomWeights weights(model_, seed);
+  fill([&weights](const ParameterSpec& parameter, int64_t begin, int64_t count, float* out) { weights.fill(parameter.name, begin, count, out); });
+}
+
+Engine::Times Engine::times() const {
+  Times times;
+  if (timed_) times.kernels = timed_->times();
+  const ParameterManager::Counters& now = manager_->counters();
+  times.exposed_gather = now.exposed_gather_seconds - counters_then_.exposed_gather_seconds;
+  times.exposed_reduce = now.exposed_reduce_seconds - counters_then_.exposed_reduce_seconds;
+  times.gathers = now.gathers - counters_then_.gathers;
+  times.reductions = now.reductions - counters_then_.reductions;
+  return times;
+}
+
+void Engine::reset_times() {
+  counters_then_ = manager_->counters();
+  if (timed_) timed_->reset();
+}
+
+std::vector<std::string> Engine::plan_lines() const { return plan_; }
+
+size_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("VmHWM:", 0) == 0) return static_cast<size_t>(std::strtoull(line.c_str() + 6, nullptr, 10)) * 1024;
+  return 0;
+}
+
+}  // namespace llmtrain

@@ -1,0 +1,189 @@
+// Writes the files of run_log.h. Keys and their order follow transformers' TrainerState and LLaMA-Factory's log callback.
+#include "train/run_log.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/json.h"
+#include "train/plot.h"
+#include "train/progress.h"
+
+namespace llmtrain {
+namespace {
+
+double rounded(double value, double unit) { return std::round(value / unit) * unit; }
+
+// Seconds that remain when `done` of `total` steps took `elapsed`.
+double remaining_seconds(double elapsed, int64_t done, int64_t total) {
+  return done > 0 ? elapsed / static_cast<double>(done) * static_cast<double>(total - done) : 0;
+}
+
+double per_second(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
+
+Json eval_metrics(const EvalRecord& e) {
+  Json json;
+  json[e.prefix + "_loss"] = e.loss;
+  json[e.prefix + "_runtime"] = e.seconds;
+  json[e.prefix + "_samples_per_second"] = per_second(static_cast<double>(e.rows), e.seconds);
+  json[e.prefix + "_steps_per_second"] = per_second(static_cast<double>(e.batches), e.seconds);
+  return json;
+}
+
+Json train_metrics(const TrainSummary& s) {
+  Json json;
+  json["total_flos"] = s.total_flos;
+  json["train_loss"] = s.train_loss;
+  json["train_runtime"] = s.seconds;
+  json["train_samples_per_second"] = per_second(static_cast<double>(s.rows), s.seconds);
+  json["train_steps_per_second"] = per_second(static_cast<double>(s.step), s.seconds);
+  return json;
+}
+
+void write_json(const std::string& path, const Json& json) { write_file_atomically(path, dump_json(json, 4) + "\n"); }
+
+}  // namespace
+
+RunLog::RunLog(RunShape shape) : shape_(std::move(shape)) {}
+
+void RunLog::open() { log_ = File::create(shape_.output_dir + "/trainer_log.jsonl"); }
+
+void RunLog::append(const std::string& line) {
+  const std::string text = line + "\n";
+  log_.write_at(text.data(), text.size(), log_bytes_);
+  log_bytes_ += text.size();
+}
+
+void RunLog::step(const StepRecord& r) {
+  steps_.push_back(r);
+  epoch_ = r.epoch;
+  global_step_ = r.step;
+  tokens_ = r.tokens;
+  Json entry;
+  entry["epoch"] = r.epoch;
+  entry["grad_norm"] = r.grad_norm;
+  entry["learning_rate"] = r.learning_rate;
+  entry["loss"] = r.loss;
+  entry["step"] = r.step;
+  history_.push_back(dump_json(entry));
+
+  Json line;
+  line["current_steps"] = r.step;
+  line["total_steps"] = shape_.total_steps;
+  line["loss"] = r.loss;
+  line["lr"] = r.learning_rate;
+  line["epoch"] = r.epoch;
+  line["percentage"] = shape_.total_steps > 0 ? rounded(100.0 * static_cast<double>(r.step) / static_cast<double>(shape_.total_steps), 0.01) : 100.0;
+  line["elapsed_time"] = duration_text(r.elapsed_seconds);
+  line["remaining_time"] = duration_text(remaining_seconds(r.elapsed_seconds, r.step, shape_.total_steps));
+  line["throughput"] = rounded(per_second(static_cast<double>(r.tokens), r.elapsed_seconds), 0.01);
+  line["total_tokens"] = r.tokens;
+  append(dump_json(line));
+}
+
+void RunLog::evaluation(const EvalRecord& e) {
+  evaluations_.push_back(e);
+  last_evaluation_[e.prefix] = e;
+  Json entry;
+  entry["epoch"] = e.epoch;
+  entry.update(eval_metrics(e));
+  entry["step"] = e.step;
+  history_.push_back(dump_json(entry));
+  epoch_ = std::max(epoch_, e.epoch);
+  global_step_ = std::max(global_step_, e.step);
+
+  Json line;
+  line["current_steps"] = e.step;
+  line["total_steps"] = shape_.total_steps;
+  line["eval_loss"] = e.loss;
+  line["epoch"] = e.epoch;
+  line["percentage"] = shape_.total_steps > 0 ? rounded(100.0 * static_cast<double>(e.step) / static_cast<double>(shape_.total_steps), 0.01) : 100.0;
+  line["elapsed_time"] = duration_text(e.elapsed_seconds);
+  line["remaining_time"] = duration_text(remaining_seconds(e.elapsed_seconds, e.step, shape_.total_steps));
+  append(dump_json(line));
+}
+
+void RunLog::best(double metric, int64_t step, const std::string& checkpoint) {
+  best_metric_ = metric;
+  best_step_ = step;
+  best_checkpoint_ = checkpoint;
+}
+
+void RunLog::write_state() const {
+  Json state;
+  state["best_global_step"] = best_step_ ? Json(*best_step_) : Json(nullptr);
+  state["best_metric"] = best_metric_ ? Json(*best_metric_) : Json(nullptr);
+  state["best_model_checkpoint"] = best_checkpoint_.empty() ? Json(nullptr) : Json(best_checkpoint_);
+  state["epoch"] = epoch_;
+  state["eval_steps"] = shape_.eval_steps;
+  state["global_step"] = global_step_;
+  state["is_hyper_param_search"] = false;
+  state["is_local_process_zero"] = true;
+  state["is_world_process_zero"] = true;
+  state["log_history"] = Json::array();
+  for (const std::string& entry : history_) state["log_history"].push_back(parse_json(entry, "log_history"));
+  state["logging_steps"] = shape_.logging_steps;
+  state["max_steps"] = shape_.total_steps;
+  state["num_input_tokens_seen"] = tokens_;
+  state["num_train_epochs"] = shape_.epochs_wanted;
+  state["save_steps"] = shape_.save_steps;
+  state["stateful_callbacks"] = Json::object();
+  state["total_flos"] = summary_ ? summary_->total_flos : 0.0;
+  state["train_batch_size"] = shape_.train_batch_size;
+  state["trial_name"] = nullptr;
+  state["trial_params"] = nullptr;
+  write_json(shape_.output_dir + "/trainer_state.json", state);
+}
+
+void RunLog::finish_training(const TrainSummary& summary) {
+  summary_ = summary;
+  epoch_ = summary.epoch;
+  global_step_ = summary.step;
+  tokens_ = summary.tokens;
+  Json entry;
+  entry["epoch"] = summary.epoch;
+  entry["step"] = summary.step;
+  entry.update(train_metrics(summary));
+  history_.push_back(dump_json(entry));
+  Json results;
+  results["epoch"] = summary.epoch;
+  results.update(train_metrics(summary));
+  write_json(shape_.output_dir + "/train_results.json", results);
+}
+
+void RunLog::write_results(const std::map<std::string, double>& more) const {
+  Json all;
+  all["epoch"] = epoch_;
+  Json eval = all;
+  for (const auto& [prefix, record] : last_evaluation_) eval.update(eval_metrics(record));
+  if (!last_evaluation_.empty()) write_json(shape_.output_dir + "/eval_results.json", eval);
+  all.update(eval);
+  if (summary_) all.update(train_metrics(*summary_));
+  for (const auto& [name, value] : more) {
+    if (value == std::floor(value) && std::abs(value) < 9e15) {
+      all[name] = static_cast<int64_t>(value);
+    } else {
+      all[name] = value;
+    }
+  }
+  write_json(shape_.output_dir + "/all_results.json", all);
+}
+
+void RunLog::write_plots() const {
+  if (!shape_.plot) return;
+  Curve training;
+  for (const StepRecord& r : steps_) {
+    training.steps.push_back(static_cast<double>(r.step));
+    training.values.push_back(r.loss);
+  }
+  if (!training.steps.empty())
+    write_file_atomically(shape_.output_dir + "/training_loss.png", draw_curve(training, "training loss of " + shape_.output_dir, "loss"));
+  std::map<std::string, Curve> curves;
+  for (const EvalRecord& e : evaluations_) {
+    curves[e.prefix].steps.push_back(static_cast<double>(e.step));
+    curves[e.prefix].values.push_back(e.loss);
+  }
+  for (const auto& [prefix, curve] : curves)
+    write_file_atomically(shape_.output_dir + "/training_" + prefix + "_loss.png", draw_curve(curve, "training " + prefix + "_loss of " + shape_.output_dir, prefix + "_loss"));
+}
+
+}  // namespace llmtrain

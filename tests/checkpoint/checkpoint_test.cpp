@@ -1,0 +1,275 @@
+// Checkpoints in one process: what is written is read back, damage of any byte is found, the commit leaves nothing half done.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "checkpoint/digest.h"
+#include "checkpoint/hdf5_tools.h"
+#include "checkpoint/index_file.h"
+#include "checkpoint/lock.h"
+#include "checkpoint/reader.h"
+#include "checkpoint/resume.h"
+#include "checkpoint/saver.h"
+#include "checkpoint/support.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "support/shared.h"
+
+namespace llmtrain {
+namespace {
+
+using testing_support::fill_image;
+using testing_support::ScratchFolder;
+using testing_support::small_content;
+using testing_support::value_of;
+
+struct Fixture : testing::Test {
+  ScratchFolder scratch;
+  Log log{0, false};
+  SoloGroup solo;
+
+  std::string save(int64_t step, bool asynchronous = false, int limit = 0) {
+    CheckpointSaver saver({scratch.path(), "run-1", "test build", asynchronous, limit}, small_content(1), solo, log);
+    const CheckpointContent content = small_content(1);
+    saver.start(step, [&](ShardImage& image) { fill_image(image, content, 0, step); }, Json{{"sampler", 17}, {"lr", 0.1}}, {{"trainer_state.json", "{}\n"}});
+    saver.finish();
+    return scratch / ("checkpoint-" + std::to_string(step));
+  }
+};
+
+using Checkpoint = Fixture;
+
+void expect_all_values(const std::string& folder, const Manifest& manifest, int64_t step) {
+  CheckpointReader reader(folder, manifest);
+  for (int u = 0; u < static_cast<int>(manifest.content.units.size()); ++u) {
+    const StoredUnit& unit = manifest.content.units[static_cast<size_t>(u)];
+    for (const StoredArray& a : unit.arrays) {
+      for (const StoredTensor& t : unit.tensors) {
+        if (t.trained != a.trained) continue;
+        std::vector<float> values(static_cast<size_t>(t.shape.elements()));
+        reader.read_tensor(unit, t, a, 0, t.shape.elements(), values.data());
+        for (size_t i = 0; i < values.size(); ++i) {
+          ASSERT_EQ(values[i], value_of(u, a.name, t.offset + static_cast<int64_t>(i), step)) << t.name << " " << a.name << " " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Checkpoint, WhatWasSavedIsReadBackBitwise) {
+  const std::string folder = save(5);
+  const FoundCheckpoint found = open_checkpoint(folder, solo);
+  EXPECT_EQ(found.manifest.step, 5);
+  EXPECT_EQ(found.manifest.run_id, "run-1");
+  EXPECT_EQ(found.manifest.state["sampler"], 17);
+  EXPECT_EQ(found.manifest.state["lr"].get<double>(), 0.1);
+  expect_all_values(folder, found.manifest, 5);
+  EXPECT_EQ(read_file(scratch / "latest"), "checkpoint-5\n");
+  EXPECT_FALSE(std::filesystem::exists(folder + ".tmp"));
+}
+
+TEST_F(Checkpoint, AnAsynchronousSaveIsNotTouchedByWhatComesAfterTheSnapshot) {
+  const CheckpointContent content = small_content(1);
+  CheckpointSaver saver({scratch.path(), "run-1", "build", true, 0}, content, solo, log);
+  saver.start(1, [&](ShardImage& image) { fill_image(image, content, 0, 1); }, Json::object(), {});
+  while (!saver.poll()) ::usleep(1000);
+  EXPECT_FALSE(saver.under_way());
+  saver.start(2, [&](ShardImage& image) { fill_image(image, content, 0, 2); }, Json::object(), {});
+  saver.finish();
+  expect_all_values(scratch / "checkpoint-1", open_checkpoint(scratch / "checkpoint-1", solo).manifest, 1);
+  expect_all_values(scratch / "checkpoint-2", open_checkpoint(scratch / "checkpoint-2", solo).manifest, 2);
+}
+
+TEST_F(Checkpoint, EveryDamagedByteOfEveryFileIsFound) {
+  const std::string folder = save(3);
+  std::mt19937 random(std::random_device{}());
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string path = entry.path().string(), whole = read_file(path);
+    const int trials = whole.size() < 2000 ? 20 : 150;
+    for (int n = 0; n < trials; ++n) {
+      std::string damaged = whole;
+      const size_t at = random() % whole.size();
+      const int bit = static_cast<int>(random() % 8);
+      damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
+      std::ofstream(path, std::ios::binary) << damaged;
+      EXPECT_THROW(open_checkpoint(folder, solo), InputError) << path << " byte " << at << " bit " << bit;
+    }
+    std::ofstream(path, std::ios::binary) << whole;
+  }
+  EXPECT_NO_THROW(open_checkpoint(folder, solo));
+}
+
+TEST_F(Checkpoint, EveryTruncationIsFound) {
+  const std::string folder = save(3);
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string path = entry.path().string(), whole = read_file(path);
+    for (size_t size = 0; size < whole.size(); size += 4096) {
+      std::ofstream(path, std::ios::binary) << whole.substr(0, size);
+      EXPECT_THROW(open_checkpoint(folder, solo), InputError) << path << " cut to " << size;
+    }
+    std::ofstream(path, std::ios::binary) << whole;
+  }
+}
+
+TEST_F(Checkpoint, MissingEmptyAndSwappedFilesAreNamed) {
+  const std::string a = save(1), b = save(2);
+  const std::string shard = "/" + shard_file_name(0, 1);
+  const std::string first = read_file(a + shard), second = read_file(b + shard);
+  std::ofstream(a + shard, std::ios::binary) << second;
+  try {
+    open_checkpoint(a, solo);
+    FAIL() << "a foreign shard was accepted";
+  } catch (const InputError& e) {
+    EXPECT_NE(std::string(e.what()).find("shard-00000-of-00001.h5"), std::string::npos) << e.what();
+  }
+  std::filesystem::remove(a + shard);
+  EXPECT_THROW(open_checkpoint(a, solo), InputError);
+  std::ofstream(a + shard, std::ios::binary) << first;
+  EXPECT_NO_THROW(open_checkpoint(a, solo));
+}
+
+TEST_F(Checkpoint, TheOneBeforeIsTakenWhenTheNewestIsDamaged) {
+  save(1);
+  const std::string newest = save(2);
+  std::filesystem::resize_file(newest + "/" + shard_file_name(0, 1), 100);
+  const auto found = find_checkpoint(scratch.path(), solo, log);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->manifest.step, 1);
+  std::filesystem::remove(scratch / "checkpoint-1/manifest.json");
+  EXPECT_THROW(find_checkpoint(scratch.path(), solo, log), InputError) << "none usable is an error, not a fresh start";
+}
+
+TEST_F(Checkpoint, TemporaryAndPlainModelFoldersAreNoCheckpoints) {
+  make_directories(scratch / "checkpoint-9.tmp");
+  make_directories(scratch / "checkpoint-7");
+  std::ofstream(scratch / "checkpoint-7/model.safetensors") << "x";
+  EXPECT_FALSE(find_checkpoint(scratch.path(), solo, log).has_value());
+  EXPECT_THROW(open_checkpoint(scratch / "checkpoint-7", solo), InputError);
+}
+
+TEST_F(Checkpoint, OldOnesArePrunedOnlyDownToTheLimit) {
+  const CheckpointContent content = small_content(1);
+  CheckpointSaver saver({scratch.path(), "run", "build", false, 2}, content, solo, log);
+  for (int64_t step : {1, 2, 3, 4}) {
+    saver.start(step, [&](ShardImage& image) { fill_image(image, content, 0, step); }, Json::object(), {});
+    if (step == 2) saver.protect("checkpoint-2");
+  }
+  const auto left = list_checkpoints(scratch.path());
+  ASSERT_EQ(left.size(), 3u);
+  EXPECT_EQ(left[0].first, 4);
+  EXPECT_EQ(left[1].first, 3);
+  EXPECT_EQ(left[2].first, 2) << "the protected one";
+}
+
+TEST_F(Checkpoint, AFolderThatCannotBeWrittenFailsAndLeavesTheOldOne) {
+  save(1);
+  const CheckpointContent content = small_content(1);
+  CheckpointSaver saver({scratch.path(), "run", "build", false, 0}, content, solo, log);
+  std::ofstream(scratch / "checkpoint-2.tmp") << "a file where the folder would be";  // remove_all takes it away: not an obstacle
+  saver.start(2, [&](ShardImage& image) { fill_image(image, content, 0, 2); }, Json::object(), {});
+  EXPECT_EQ(find_checkpoint(scratch.path(), solo, log)->manifest.step, 2);
+  EXPECT_THROW(
+      saver.start(3, [&](ShardImage& image) { fill_image(image, content, 0, 3); }, Json::object(), {{"no/such/folder.json", ""}}), OperationError);
+  EXPECT_FALSE(std::filesystem::exists(scratch / "checkpoint-3"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "checkpoint-3.tmp"));
+  EXPECT_EQ(find_checkpoint(scratch.path(), solo, log)->manifest.step, 2);
+}
+
+TEST_F(Checkpoint, ReshardingReadsEveryElementWhateverWroteIt) {
+  for (const int world : {1, 2, 3, 4, 6, 8}) {
+    const std::string folder = scratch / ("w" + std::to_string(world));
+    make_directories(folder);
+    const CheckpointContent content = small_content(world);
+    Manifest m;
+    m.content = content;
+    for (int rank = 0; rank < world; ++rank) {
+      ShardImage image(content);
+      fill_image(image, content, rank, 4);
+      const std::string name = shard_file_name(rank, world);
+      const std::string digest = image.write(folder + "/" + name);
+      m.files.push_back({name, image.bytes(), digest});
+    }
+    EXPECT_EQ(verify_files(folder, m, solo), "");
+    expect_all_values(folder, m, 4);
+  }
+}
+
+TEST_F(Checkpoint, TheIndexShowsEachTensorInItsShapeAndAMissingShardAsNaN) {
+  for (const int world : {1, 2, 3, 8}) {
+    const std::string folder = scratch / ("index" + std::to_string(world));
+    make_directories(folder);
+    const CheckpointContent content = small_content(world);
+    for (int rank = 0; rank < world; ++rank) {
+      ShardImage image(content);
+      fill_image(image, content, rank, 4);
+      image.write(folder + "/" + shard_file_name(rank, world));
+    }
+    std::ofstream(folder + "/index.h5", std::ios::binary) << build_index_file(content);
+    const auto read = [&](const std::string& path, const Shape& shape) {
+      const hdf5::Handle file(H5Fopen((folder + "/index.h5").c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose, "H5Fopen", folder);
+      const hdf5::Handle dataset(H5Dopen2(file, path.c_str(), H5P_DEFAULT), H5Dclose, "H5Dopen", path);
+      const hdf5::Handle space(H5Dget_space(dataset), H5Sclose, "H5Dget_space", path);
+      hsize_t dims[kMaxDims] = {};
+      EXPECT_EQ(H5Sget_simple_extent_dims(space, dims, nullptr), shape.rank) << path;
+      for (int i = 0; i < shape.rank; ++i) EXPECT_EQ(dims[i], static_cast<hsize_t>(shape[i])) << path;
+      std::vector<float> values(static_cast<size_t>(shape.elements()));
+      EXPECT_GE(H5Dread(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), 0) << path;
+      return values;
+    };
+    for (int u = 0; u < static_cast<int>(content.units.size()); ++u) {
+      for (const StoredArray& a : content.units[static_cast<size_t>(u)].arrays) {
+        for (const StoredTensor& t : content.units[static_cast<size_t>(u)].tensors) {
+          if (t.trained != a.trained) continue;
+          const std::string group = a.name == "weight" || a.name == "frozen" ? "model" : a.name;
+          const std::vector<float> values = read("/" + group + "/" + t.name, t.shape);
+          for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], value_of(u, a.name, t.offset + static_cast<int64_t>(i), 4)) << t.name << i;
+        }
+      }
+    }
+    std::filesystem::remove(folder + "/" + shard_file_name(0, world));
+    EXPECT_TRUE(std::isnan(read("/model/model.embed_tokens.weight", {37, 11})[0]));
+  }
+}
+
+TEST_F(Checkpoint, TheChecksumIsHdf5sOwn) {
+  // Read back by HDF5 with its filter: a wrong Fletcher-32 would make H5Dread fail. Odd sizes of elements (bfloat16, odd counts) included above.
+  const unsigned char bytes[] = {0x01, 0x02, 0x03, 0x04, 0x05};
+  // words 0x0102, 0x0304, high byte 0x0500: sum1 = 0x0906, sum2 = 0x0102 + 0x0406 + 0x0906 = 0x0e0e
+  EXPECT_EQ(hdf5_fletcher32(bytes, 5), 0x0e0e0906u);
+  EXPECT_EQ(hdf5_fletcher32(bytes, 4), 0x05080406u);
+}
+
+TEST_F(Checkpoint, TwoJobsInOneFolderAreKeptApartAndTheLockDiesWithItsHolder) {
+  {
+    const FolderLock lock(scratch.path());
+    EXPECT_THROW(FolderLock(scratch.path()), InputError);
+  }
+  EXPECT_NO_THROW(FolderLock(scratch.path()));
+}
+
+TEST_F(Checkpoint, ManifestsThatLieAreRefused) {
+  const std::string folder = save(1), path = folder + "/manifest.json", whole = read_file(path);
+  const auto rewritten = [&](const std::function<void(Json&)>& change) {
+    Json j = parse_json(whole, path);
+    j.erase("digest");
+    change(j);
+    j["digest"] = digest_of(dump_json(j, 1));
+    std::ofstream(path, std::ios::binary) << dump_json(j, 1) << "\n";
+  };
+  rewritten([](Json& j) { j["files"][0]["name"] = "../../etc/passwd"; });
+  EXPECT_THROW(open_checkpoint(folder, solo), InputError);
+  rewritten([](Json& j) { j["content"]["units"][0]["tensors"][0]["shape"] = {4294967296, 4294967296}; });
+  EXPECT_THROW(open_checkpoint(folder, solo), InputError);
+  rewritten([](Json& j) { j["content"]["world_size"] = -1; });
+  EXPECT_THROW(open_checkpoint(folder, solo), InputError);
+  rewritten([](Json& j) { j["format_version"] = 2; });
+  EXPECT_THROW(open_checkpoint(folder, solo), InputError);
+  rewritten([](Json&) {});
+  EXPECT_NO_THROW(open_checkpoint(folder, solo));
+}
+
+}  // namespace
+}  // namespace llmtrain
