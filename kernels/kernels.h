@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "core/tensor.h"
 #include "device/arena.h"
@@ -43,6 +44,9 @@ struct AdamWStep {
 class Kernels {
  public:
   virtual ~Kernels() = default;
+
+  // One line for the log: which instructions the kernels use.
+  virtual std::string describe() const = 0;
 
   // Scratch memory for calls up to these sizes, from the arena (group "kernel workspace").
   struct Limits {

@@ -13,6 +13,8 @@ HWY_BEFORE_NAMESPACE();
 namespace llmtrain::cpu {
 namespace HWY_NAMESPACE {
 
+inline constexpr int64_t kRowsAtOnce = 32;  // rows of w
+
 // sums[t][r] = sum_k x[t][k] w[r][k] for kTokens tokens and kRows rows of w. x float32, its rows and those of w `in` elements apart.
 template <class X, int kTokens, int kRows>
 HWY_INLINE void dot_rows(const float* x, const X* w, int64_t in, float (&sums)[kTokens][kRows]) {
@@ -66,14 +68,17 @@ void linear_skinny_kernel(const float* x, int64_t tokens, TensorView w, TensorVi
   const int64_t out = w.dim(0), in = w.dim(1);
   with_compute_type(w.dtype, [&](auto type) {
     using X = decltype(type);
-    parallel_ranges(out, 16, [&](int64_t begin, int64_t end) {
-      int64_t t = 0;
-      for (; t + 4 <= tokens; t += 4) skinny_range<X, 4>(x + t * in, w.as<X>(), bias.as<X>(), y.as<X>() + t * out, in, out, accumulate, begin, end);
-      const float* rest = x + t * in;
-      X* to = y.as<X>() + t * out;
-      if (tokens - t == 3) skinny_range<X, 3>(rest, w.as<X>(), bias.as<X>(), to, in, out, accumulate, begin, end);
-      if (tokens - t == 2) skinny_range<X, 2>(rest, w.as<X>(), bias.as<X>(), to, in, out, accumulate, begin, end);
-      if (tokens - t == 1) skinny_range<X, 1>(rest, w.as<X>(), bias.as<X>(), to, in, out, accumulate, begin, end);
+    parallel_ranges(out, kRowsAtOnce, [&](int64_t first, int64_t last) {
+      for (int64_t begin = first; begin < last; begin += kRowsAtOnce) {  // the second four tokens find these rows of w in the cache
+        const int64_t end = std::min(last, begin + kRowsAtOnce);
+        int64_t t = 0;
+        for (; t + 4 <= tokens; t += 4) skinny_range<X, 4>(x + t * in, w.as<X>(), bias.as<X>(), y.as<X>() + t * out, in, out, accumulate, begin, end);
+        const float* rest = x + t * in;
+        X* to = y.as<X>() + t * out;
+        if (tokens - t == 3) skinny_range<X, 3>(rest, w.as<X>(), bias.as<X>(), to, in, out, accumulate, begin, end);
+        if (tokens - t == 2) skinny_range<X, 2>(rest, w.as<X>(), bias.as<X>(), to, in, out, accumulate, begin, end);
+        if (tokens - t == 1) skinny_range<X, 1>(rest, w.as<X>(), bias.as<X>(), to, in, out, accumulate, begin, end);
+      }
     });
   });
 }

@@ -52,7 +52,8 @@ void swiglu_forward(TensorView gate_up, TensorView out);
 void swiglu_backward(TensorView dout, TensorView gate_up, TensorView dgate_up, TensorView out);
 
 // cross_entropy.cpp
-void cross_entropy(TensorView logits, TensorView labels, float scale, bool gradient, TensorView losses);
+size_t cross_entropy_scratch(int64_t vocabulary);
+void cross_entropy(Workspace& workspace, TensorView logits, TensorView labels, float scale, bool gradient, TensorView losses);
 
 // adamw.cpp
 void adamw(TensorView master, TensorView grad, TensorView m, TensorView v, TensorView low, const AdamWStep& step);

@@ -10,6 +10,10 @@
 
 #include "hwy/highway.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #if defined(LLMTRAIN_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LLMTRAIN_KERNELS_CPU_SIMD_INL_H_
 #undef LLMTRAIN_KERNELS_CPU_SIMD_INL_H_
@@ -95,51 +99,48 @@ HWY_INLINE void for_vectors(int64_t begin, int64_t end, const Body& body) {
 // e^r = 1 + r + r^2 q(r) for |r| <= ln(2) / 2 (1 + 5e-4): relative error below 3.1e-9 (least maximum of the relative error, by
 // reweighted least squares), far below the rounding of float32.
 HWY_INLINE VF exp_reduced(VF r) {
+  const VF one = hn::Set(df, 1.0f);
   VF q = hn::Set(df, 0x1.6a23cep-10f);
   q = hn::MulAdd(q, r, hn::Set(df, 0x1.123a20p-7f));
   q = hn::MulAdd(q, r, hn::Set(df, 0x1.5558f2p-5f));
   q = hn::MulAdd(q, r, hn::Set(df, 0x1.555492p-3f));
   q = hn::MulAdd(q, r, hn::Set(df, 0x1.fffffcp-2f));
-  return hn::Add(hn::MulAdd(hn::Mul(q, r), r, r), hn::Set(df, 1.0f));
+  return hn::MulAdd(hn::MulAdd(q, r, one), r, one);
 }
 
-// p * 2^n for n in [-252, 254]: in two factors, so that results below the normal numbers come out rounded once and n = 128 does not overflow early.
-HWY_INLINE VF scale_by_power(VF p, hn::Vec<DI> n) {
-  const auto half = hn::ShiftRight<1>(n), rest = hn::Sub(n, half), bias = hn::Set(di, 127);
-  const VF a = hn::BitCast(df, hn::ShiftLeft<23>(hn::Add(half, bias))), b = hn::BitCast(df, hn::ShiftLeft<23>(hn::Add(rest, bias)));
-  return hn::Mul(hn::Mul(p, a), b);
+// p * 2^n for whole n in [-127, 127] and p near 1; 0 where n = -127.
+HWY_INLINE VF scale_by_power(VF p, VF n) {
+#if HWY_TARGET == HWY_AVX3
+  return VF{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  return hn::Mul(p, hn::BitCast(df, hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)))));
+#endif
 }
 
-// e^x. Error below 1.5 ulp for normal results: the reduction leaves |error| < 2^-25 in r (n ln2_hi is exact for |n| < 2^9, n ln2_lo
-// is one rounding of a small number), the polynomial 0.05 ulp, its last three operations 1 ulp. exp(-inf) = 0, overflow gives inf, NaN stays.
+// In [low, high]; NaN stays NaN: x is the second operand, which x86 returns when one of the two is NaN.
+HWY_INLINE VF clamp_keeping_nan(VF x, float low, float high) { return hn::Min(hn::Set(df, high), hn::Max(hn::Set(df, low), x)); }
+
+// e^x for x clamped to [-87.5, 88]: below, where float32's normal numbers end, results are 1e-38 or less; above, 1.65e38. The callers' formulas
+// (softmax, silu) go on smoothly there. NaN stays. Error below 1.5 ulp: the reduction leaves |error| < 2^-25 in r (n ln2_hi is exact for |n| < 2^9,
+// n ln2_lo is one rounding of a small number), the last two operations of the polynomial 0.9 ulp.
 HWY_INLINE VF exp(VF x) {
-  const VF low = hn::Set(df, -105.0f), high = hn::Set(df, 89.0f);  // below: 0; above: infinity
-  x = hn::IfThenElse(hn::Lt(x, low), low, x);
-  x = hn::IfThenElse(hn::Gt(x, high), high, x);
+  x = clamp_keeping_nan(x, -87.5f, 88.0f);
   const VF n = hn::Round(hn::Mul(x, hn::Set(df, 1.44269504f)));
   VF r = hn::NegMulAdd(n, hn::Set(df, 0x1.62e400p-1f), x);  // ln 2 = 0x1.62e4p-1 + 0x1.7f7d1cp-20
   r = hn::NegMulAdd(n, hn::Set(df, 0x1.7f7d1cp-20f), r);
-  return scale_by_power(exp_reduced(r), hn::ConvertTo(di, n));
+  return scale_by_power(exp_reduced(r), n);
 }
 
-// 2^x for x <= 1 (softmax subtracts the largest score first): results below 2^-126 are 0. Error below 1.5 ulp. NaN stays.
+// 2^x for x <= 1 (softmax subtracts the largest score first): 2^-127 and less may come out as 0. Error below 1.5 ulp. NaN stays.
 HWY_INLINE VF exp2_small(VF x) {
-  const VF low = hn::Set(df, -127.0f);
-  x = hn::IfThenElse(hn::Lt(x, low), low, x);
+  x = hn::Max(hn::Set(df, -127.0f), x);
   const VF n = hn::Round(x);
-  const VF p = exp_reduced(hn::Mul(hn::Sub(x, n), hn::Set(df, 0.69314718f)));
-  return hn::Mul(p, hn::BitCast(df, hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)))));
+  return scale_by_power(exp_reduced(hn::Mul(hn::Sub(x, n), hn::Set(df, 0.69314718f))), n);
 }
 
 HWY_INLINE float sum_lanes(VF v) { return hn::GetLane(hn::SumOfLanes(df, v)); }
 HWY_INLINE float max_lanes(VF v) { return hn::GetLane(hn::MaxOfLanes(df, v)); }
 HWY_INLINE double sum_lanes(VD v) { return hn::GetLane(hn::SumOfLanes(dd, v)); }
-// Both halves of v as doubles, added.
-HWY_INLINE VD widen_and_add(VF v) {
-  const hn::Rebind<float, DD> dhalf;
-  const auto low = hn::LowerHalf(dhalf, v), high = hn::UpperHalf(dhalf, v);
-  return hn::Add(hn::PromoteTo(dd, low), hn::PromoteTo(dd, high));
-}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace llmtrain::cpu

@@ -10,7 +10,8 @@ namespace {
 std::string place(const Config& config, const std::string& key) { return config.is_default(key) ? key : config.origin(key) + ": " + key; }
 
 void check_data(const Config& c, Faults& faults) {
-  if (c.mask_history && c.train_on_prompt) faults.add(place(c, "mask_history"), "means nothing together with train_on_prompt", "choose one of the two");
+  if (c.mask_history && c.train_on_prompt)
+    faults.add(place(c, "mask_history"), "means nothing together with train_on_prompt", "choose one of the two");
   if (c.stage != "sft") {
     const struct {
       const char* name;
@@ -20,12 +21,15 @@ void check_data(const Config& c, Faults& faults) {
       if (set) faults.add(place(c, name), std::string("is for stage: sft only, and the stage is ") + c.stage, "remove it");
   }
   if (c.val_size >= 1 && c.val_size != std::floor(c.val_size)) faults.add(place(c, "val_size"), "from 1 on it is a number of rows and must be whole");
-  if (c.val_size > 0 && !c.eval_dataset.empty()) faults.add(place(c, "val_size"), "means nothing together with eval_dataset", "choose one of the two");
+  if (c.val_size > 0 && !c.eval_dataset.empty())
+    faults.add(place(c, "val_size"), "means nothing together with eval_dataset", "choose one of the two");
   if (c.val_size > 0 && c.dataset.empty()) faults.add(place(c, "val_size"), "is taken from dataset, which is not given");
   if (!c.interleave_probs.empty()) {
-    if (c.mix_strategy == "concat") faults.add(place(c, "interleave_probs"), "means nothing with mix_strategy: concat", "set mix_strategy to interleave_under or interleave_over");
+    if (c.mix_strategy == "concat")
+      faults.add(place(c, "interleave_probs"), "means nothing with mix_strategy: concat", "set mix_strategy to interleave_under or interleave_over");
     if (!c.dataset.empty() && c.dataset.size() != c.interleave_probs.size()) {
-      faults.add(place(c, "interleave_probs"), std::to_string(c.interleave_probs.size()) + " numbers for " + std::to_string(c.dataset.size()) + " datasets", "give one for each");
+      faults.add(place(c, "interleave_probs"),
+                 std::to_string(c.interleave_probs.size()) + " numbers for " + std::to_string(c.dataset.size()) + " datasets", "give one for each");
     }
   }
 }
@@ -50,7 +54,8 @@ void check_stage_and_method(const Config& c, Faults& faults) {
   if (c.finetuning_type == "oft") {
     faults.add(place(c, "finetuning_type"), "oft (orthogonal finetuning) is not supported", "training takes full and freeze");
   } else if (c.finetuning_type == "lora" && c.is_default("finetuning_type")) {
-    faults.add("finetuning_type", "is left out, and its default is lora, as in LLaMA-Factory: adapters are not supported in this version", "write finetuning_type: full, or freeze");
+    faults.add("finetuning_type", "is left out, and its default is lora, as in LLaMA-Factory: adapters are not supported in this version",
+               "write finetuning_type: full, or freeze");
   } else if (c.finetuning_type == "lora") {
     faults.add(place(c, "finetuning_type"), "lora is not supported in this version", "write finetuning_type: full, or freeze");
   }
@@ -61,8 +66,10 @@ void check_stage_and_method(const Config& c, Faults& faults) {
 
 // fraction or whole number of steps; 0 only where `may_be_zero`.
 void check_steps(const Config& c, const char* key, double value, bool may_be_zero, Faults& faults) {
-  if (value >= 1 && value != std::floor(value)) faults.add(place(c, key), format_number(value) + " is neither a whole number of steps nor a share below 1");
-  if (value == 0 && !may_be_zero) faults.add(place(c, key), "0 steps: nothing would ever happen", "give a number of steps, or set its strategy to no");
+  if (value >= 1 && value != std::floor(value))
+    faults.add(place(c, key), format_number(value) + " is neither a whole number of steps nor a share below 1");
+  if (value == 0 && !may_be_zero)
+    faults.add(place(c, key), "0 steps: nothing would ever happen", "give a number of steps, or set its strategy to no");
 }
 
 void check_schedule(const Config& c, Faults& faults) {
@@ -73,7 +80,8 @@ void check_schedule(const Config& c, Faults& faults) {
   if (c.adam_beta1 >= 1) faults.add(place(c, "adam_beta1"), "1 would keep the first moment at 0 for ever", "give a number below 1");
   if (c.adam_beta2 >= 1) faults.add(place(c, "adam_beta2"), "1 would keep the second moment at 0 for ever", "give a number below 1");
   const bool has_evaluation_rows = !c.eval_dataset.empty() || c.val_size > 0 || c.tokenized_path;
-  if (c.eval_strategy != "no" && !has_evaluation_rows) faults.add(place(c, "eval_strategy"), "there are no rows to evaluate on", "name eval_dataset, or give val_size");
+  if (c.eval_strategy != "no" && !has_evaluation_rows)
+    faults.add(place(c, "eval_strategy"), "there are no rows to evaluate on", "name eval_dataset, or give val_size");
   if (c.do_eval && !has_evaluation_rows) faults.add(place(c, "do_eval"), "there are no rows to evaluate on", "name eval_dataset, or give val_size");
 }
 
@@ -108,7 +116,8 @@ void check_trainable(const Config& config) {
                "to train, write do_train: true. Texts are generated by llmtrain generate, folders converted by llmtrain convert");
     faults.raise();
   }
-  if (config.do_train && config.dataset.empty() && !config.tokenized_path) faults.add("dataset", "is missing", "name one or more sets of dataset_info.json");
+  if (config.do_train && config.dataset.empty() && !config.tokenized_path)
+    faults.add("dataset", "is missing", "name one or more sets of dataset_info.json");
   if (config.output_dir.empty()) faults.add("output_dir", "is missing", "name the folder for the model and the logs");
   check_stage_and_method(config, faults);
   refuse_what_is_not_trainable(config, faults);
@@ -119,7 +128,8 @@ void check_trainable(const Config& config) {
 void check_tokenizable(const Config& config) {
   Faults faults;
   check_model_named(config, faults);
-  if (config.dataset.empty() && config.eval_dataset.empty() && !config.tokenized_path) faults.add("dataset", "is missing", "name one or more sets of dataset_info.json");
+  if (config.dataset.empty() && config.eval_dataset.empty() && !config.tokenized_path)
+    faults.add("dataset", "is missing", "name one or more sets of dataset_info.json");
   faults.raise();
 }
 

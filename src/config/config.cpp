@@ -32,7 +32,8 @@ void set_dotted(YamlNode& map, std::string_view rest, YamlNode value) {
 
 void apply_override(std::vector<Given>& all, const std::string& word) {
   const size_t equals = word.find('=');
-  if (equals == std::string::npos || equals == 0) throw InputError(kCommandLine, "'" + word.substr(0, 60) + "' is not a key=value word", "write the key, '=' and the value without blanks");
+  if (equals == std::string::npos || equals == 0)
+    throw InputError(kCommandLine, "'" + word.substr(0, 60) + "' is not a key=value word", "write the key, '=' and the value without blanks");
   std::string name = word.substr(0, equals);
   if (name.starts_with("--")) name.erase(0, 2);
   const size_t dot = name.find('.');
@@ -42,7 +43,8 @@ void apply_override(std::vector<Given>& all, const std::string& word) {
   const std::string text = word.substr(equals + 1);
   // A text is taken as it stands: only lists, maps and quotes are YAML.
   value = parse_yaml_value(text, std::string(kCommandLine) + ": " + root);
-  if (dot != std::string::npos && key && key->kind != ValueKind::map) throw InputError(kCommandLine, "'" + root + "' is not a map, so '" + name + "' means nothing");
+  if (dot != std::string::npos && key && key->kind != ValueKind::map)
+    throw InputError(kCommandLine, "'" + root + "' is not a map, so '" + name + "' means nothing");
   const auto at = std::find_if(all.begin(), all.end(), [&](const Given& g) { return key ? find_key(g.name) == key : g.name == root; });
   Given fresh{root, kCommandLine, {}};
   if (dot != std::string::npos && at != all.end()) fresh.node = at->node;
@@ -80,9 +82,7 @@ class Refusals {
   std::vector<Refusal> all_;
 };
 
-bool is_harmless(const Key& key, const Value& value) {
-  return std::holds_alternative<std::monostate>(value) || value == default_value(key);
-}
+bool is_harmless(const Key& key, const Value& value) { return std::holds_alternative<std::monostate>(value) || value == default_value(key); }
 
 void take(Config& config, const Given& given, Faults& faults, Refusals& refusals) {
   const Key* key = find_key(given.name);
@@ -148,7 +148,9 @@ Config parse_config(std::string_view yaml, const std::string& where, const std::
   return config;
 }
 
-Config load_config(const std::string& path, const std::vector<std::string>& overrides) { return parse_config(read_file(path, kYamlMaxBytes), path, overrides); }
+Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
+  return parse_config(read_file(path, kYamlMaxBytes), path, overrides);
+}
 
 std::vector<std::string> notes_of(const Config& config) {
   std::vector<std::pair<std::string, std::string>> by_reason;

@@ -21,24 +21,24 @@ struct Config {
   Config();  // every member has the table's default
 
   // model
-  std::string model_name_or_path;  // a Hugging Face folder, or a name in Hugging Face's cache; "" = left out
+  std::string model_name_or_path;           // a Hugging Face folder, or a name in Hugging Face's cache; "" = left out
   std::optional<std::string> rope_scaling;  // linear, dynamic, yarn, llama3
   bool disable_gradient_checkpointing;
 
   // method
-  std::string stage;            // pt, sft, dpo, kto, rm, ppo (train refuses all but pt and sft)
-  std::string finetuning_type;  // full, freeze, lora, oft (train refuses all but full and freeze)
-  int64_t freeze_trainable_layers;                     // blocks; negative: the first ones
-  std::vector<std::string> freeze_trainable_modules;   // {"all"} or parts of a block
-  std::vector<std::string> freeze_extra_modules;       // outside the blocks
-  std::optional<std::string> deepspeed;                // path of a DeepSpeed JSON
+  std::string stage;                                  // pt, sft, dpo, kto, rm, ppo (train refuses all but pt and sft)
+  std::string finetuning_type;                        // full, freeze, lora, oft (train refuses all but full and freeze)
+  int64_t freeze_trainable_layers;                    // blocks; negative: the first ones
+  std::vector<std::string> freeze_trainable_modules;  // {"all"} or parts of a block
+  std::vector<std::string> freeze_extra_modules;      // outside the blocks
+  std::optional<std::string> deepspeed;               // path of a DeepSpeed JSON
 
   // data
   std::vector<std::string> dataset, eval_dataset;  // names in dataset_info.json
   std::string dataset_dir;
   std::optional<std::string> template_name;  // key "template"; nothing: the folder's own chat template
   std::optional<std::string> tokenized_path;
-  int64_t cutoff_len;  // tokens a row
+  int64_t cutoff_len;                  // tokens a row
   std::optional<int64_t> max_samples;  // rows per dataset
   bool overwrite_cache;
   int64_t preprocessing_batch_size;  // rows that are packed together
@@ -61,7 +61,7 @@ struct Config {
   double num_train_epochs;
   int64_t max_steps;  // > 0 wins over num_train_epochs
   std::string lr_scheduler_type;
-  TextMap lr_scheduler_kwargs;  // the schedule itself knows which (optim/schedules.h)
+  TextMap lr_scheduler_kwargs;        // the schedule itself knows which (optim/schedules.h)
   double warmup_steps, warmup_ratio;  // see warmup_steps_of()
   double weight_decay, adam_beta1, adam_beta2, adam_epsilon;
   double max_grad_norm;  // 0: no clipping
@@ -92,16 +92,16 @@ struct Config {
   std::optional<int64_t> early_stopping_steps;
 
   // llmtrain's own
-  std::string device;         // auto, cpu, cuda
+  std::string device;  // auto, cpu, cuda
   bool deterministic;
-  std::string communicator;   // auto, mpi, shared, nccl, staged
-  int64_t ranks_per_node;     // 0: as the machine is
-  int64_t prefetch_depth;     // gathers issued ahead
-  std::string overlap;        // auto, on, off
-  std::string recompute;      // auto, none, cheap, full; see recompute_mode()
-  std::string states;         // float32, mixed, bfloat16
+  std::string communicator;  // auto, mpi, shared, nccl, staged
+  int64_t ranks_per_node;    // 0: as the machine is
+  int64_t prefetch_depth;    // gathers issued ahead
+  std::string overlap;       // auto, on, off
+  std::string recompute;     // auto, none, cheap, full; see recompute_mode()
+  std::string states;        // float32, mixed, bfloat16
   std::optional<double> max_hours;
-  std::string progress;       // auto, bar, lines
+  std::string progress;  // auto, bar, lines
   bool async_save, save_hf_model;
   std::optional<std::string> export_dtype;  // float32, bfloat16, float16
 
@@ -114,7 +114,7 @@ struct Config {
   std::map<std::string, std::string, std::less<>> origins;  // only keys that were given
 
   // Derived, as LLaMA-Factory and transformers derive them.
-  bool packs() const;  // packing or neat_packing, or pt with packing left out
+  bool packs() const;                                                               // packing or neat_packing, or pt with packing left out
   bool packing_written() const { return neat_packing || packing.value_or(false); }  // then rows are cut to cutoff_len - 1 (formats.md trap)
   int64_t sampler_seed() const { return data_seed.value_or(seed); }
   double evaluation_steps() const { return eval_steps && *eval_steps > 0 ? *eval_steps : logging_steps; }
@@ -129,7 +129,7 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 Config parse_config(std::string_view yaml, const std::string& where, const std::vector<std::string>& overrides = {});
 
 // What the commands need beyond that: InputError that lists everything that stands in the way.
-void check_trainable(const Config& config);  // stage, method, precision … of this version; model, data and output named
+void check_trainable(const Config& config);    // stage, method, precision … of this version; model, data and output named
 void check_tokenizable(const Config& config);  // for `data`: model and datasets named; any stage
 
 // One line each, to be logged once: keys that are accepted without effect, and why.

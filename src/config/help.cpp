@@ -96,9 +96,13 @@ std::string configuration_markdown() {
     const std::string fallback = key.fallback == "null" ? "" : "`" + key.fallback + "`";
     out += "| `" + key.name + "` | " + fallback + " | " + cell(describe_type(key)) + " | " + cell(sentence(key.meaning)) + " |\n";
   }
-  out += "\n## Accepted without effect\n\nA run says once what it accepts without effect; values equal to the default are not mentioned.\n\n" + reasons(Standing::no_effect);
-  out += "\n## Refused by `train` in this version\n\nOnly values other than the default (mostly `false` or nothing) are refused. Beside these: `stage` other than `pt` and `sft`, and\n"
-         "`finetuning_type` other than `full` and `freeze`.\n\n" + reasons(Standing::not_trainable);
+  out += "\n## Accepted without effect\n\nA run says once what it accepts without effect; values equal to the default are not mentioned.\n\n" +
+         reasons(Standing::no_effect);
+  out +=
+      "\n## Refused by `train` in this version\n\nOnly values other than the default (mostly `false` or nothing) are refused. Beside these: `stage` "
+      "other than `pt` and `sft`, and\n"
+      "`finetuning_type` other than `full` and `freeze`.\n\n" +
+      reasons(Standing::not_trainable);
   out += "\n## Refused\n\nOnly values other than the default are refused.\n\n" + reasons(Standing::refused);
   return out;
 }

@@ -1,5 +1,6 @@
 #include "config/table.h"
 
+#include <algorithm>
 #include <cmath>
 #include <unordered_map>
 
@@ -40,8 +41,8 @@ std::vector<Key> make_table() {
 }
 
 [[noreturn]] void wrong(const Key& key, const YamlNode& node) {
-  std::string given = node.kind == YamlNode::Kind::list  ? "a list"
-                      : node.kind == YamlNode::Kind::map ? "a map"
+  std::string given = node.kind == YamlNode::Kind::list   ? "a list"
+                      : node.kind == YamlNode::Kind::map  ? "a map"
                       : node.kind == YamlNode::Kind::null ? "null"
                                                           : "'" + (node.text.size() > 60 ? node.text.substr(0, 57) + "…" : node.text) + "'";
   if (key.secret) given = "the value";
@@ -102,12 +103,14 @@ std::vector<std::string> read_items(const Key& key, const YamlNode& node) {
 }
 
 TextMap read_map(const Key& key, const YamlNode& node) {
-  if (node.kind == YamlNode::Kind::scalar && !node.text.empty() && node.text[0] == '{') return read_map(key, parse_yaml_value(node.text, "its value"));
+  if (node.kind == YamlNode::Kind::scalar && !node.text.empty() && node.text[0] == '{')
+    return read_map(key, parse_yaml_value(node.text, "its value"));
   if (node.kind != YamlNode::Kind::map) wrong(key, node);
   TextMap map;
   for (const auto& [name, item] : node.entries) {
     if (item.kind == YamlNode::Kind::null) continue;  // as left out
-    if (item.kind != YamlNode::Kind::scalar && !std::holds_alternative<std::monostate>(key.member)) throw InputError("the value of '" + name + "' is not a plain value");
+    if (item.kind != YamlNode::Kind::scalar && !std::holds_alternative<std::monostate>(key.member))
+      throw InputError("the value of '" + name + "' is not a plain value");
     map[name] = item.kind == YamlNode::Kind::scalar ? item.text : "…";
   }
   return map;
@@ -122,7 +125,11 @@ Key key(std::string name, Member member, std::string fallback, std::string meani
   k.member = member;
   k.fallback = std::move(fallback);
   k.meaning = std::move(meaning);
-  const bool optional = std::visit([](auto m) { return requires { std::declval<Config>().*m = std::nullopt; }; }, member);
+  const bool optional = std::visit(
+      [](auto m) {
+        return requires { std::declval<Config>().*m = std::nullopt; };
+      },
+      member);
   k.nullable = optional || k.fallback == "null";
   return k;
 }
@@ -173,14 +180,22 @@ std::string describe_type(const Key& key) {
   if (key.low && key.high) range = std::string(key.above_low ? " above " : " from ") + bound(*key.low) + " to " + bound(*key.high);
   if (key.low && !key.high) range = key.above_low ? " above " + bound(*key.low) : " of at least " + bound(*key.low);
   switch (key.kind) {
-    case ValueKind::boolean: return "true or false";
-    case ValueKind::integer: return "a whole number" + range;
-    case ValueKind::number: return "a number" + range;
-    case ValueKind::text: return key.true_or_path ? "true, false or a path" : "a text";
-    case ValueKind::choice: return (key.choices.size() > 2 ? "one of " : "") + list_words(key.choices);
-    case ValueKind::list: return "a list of names separated by commas";
-    case ValueKind::numbers: return "a list of numbers" + range + " separated by commas";
-    case ValueKind::map: return "a map like {name: value}";
+    case ValueKind::boolean:
+      return "true or false";
+    case ValueKind::integer:
+      return "a whole number" + range;
+    case ValueKind::number:
+      return "a number" + range;
+    case ValueKind::text:
+      return key.true_or_path ? "true, false or a path" : "a text";
+    case ValueKind::choice:
+      return (key.choices.size() > 2 ? "one of " : "") + list_words(key.choices);
+    case ValueKind::list:
+      return "a list of names separated by commas";
+    case ValueKind::numbers:
+      return "a list of numbers" + range + " separated by commas";
+    case ValueKind::map:
+      return "a map like {name: value}";
   }
   return "";
 }
@@ -220,9 +235,14 @@ void set_member(Config& config, const Key& key, const Value& value) {
         if constexpr (!std::is_same_v<M, std::monostate>) {
           auto& target = config.*member;
           using T = std::decay_t<decltype(target)>;
-          if constexpr (requires { typename T::value_type; target.has_value(); }) {
-            if (std::holds_alternative<std::monostate>(value)) target.reset();
-            else target = std::get<typename T::value_type>(value);
+          if constexpr (requires {
+                          typename T::value_type;
+                          target.has_value();
+                        }) {
+            if (std::holds_alternative<std::monostate>(value))
+              target.reset();
+            else
+              target = std::get<typename T::value_type>(value);
           } else {
             target = std::holds_alternative<std::monostate>(value) ? T{} : std::get<T>(value);
           }
@@ -240,7 +260,10 @@ Value get_member(const Config& config, const Key& key) {
         } else {
           const auto& source = config.*member;
           using T = std::decay_t<decltype(source)>;
-          if constexpr (requires { typename T::value_type; source.has_value(); }) {
+          if constexpr (requires {
+                          typename T::value_type;
+                          source.has_value();
+                        }) {
             return source ? Value(*source) : Value();
           } else if constexpr (requires { source.empty(); }) {
             return source.empty() && key.nullable ? Value() : Value(source);  // a text, list or map that was left out
@@ -252,14 +275,16 @@ Value get_member(const Config& config, const Key& key) {
       key.member);
 }
 
-void Faults::add(const std::string& where, const std::string& what, const std::string& advice) {
-  lines_.push_back({where + ": " + what, advice});
-}
+void Faults::add(const std::string& where, const std::string& what, const std::string& advice) { lines_.push_back({where + ": " + what, advice}); }
 
 void Faults::raise() const {
   if (lines_.empty()) return;
+  constexpr size_t kShown = 8;  // a file of another program would fill the screen
   std::string message;
-  for (const Line& line : lines_) message += (message.empty() ? "" : "\n") + line.text + (line.advice.empty() ? "" : "\n  " + line.advice);
+  for (size_t i = 0; i < std::min(lines_.size(), kShown); ++i) {
+    message += (i == 0 ? "" : "\n") + lines_[i].text + (lines_[i].advice.empty() ? "" : "\n  " + lines_[i].advice);
+  }
+  if (lines_.size() > kShown) message += "\n… and " + std::to_string(lines_.size() - kShown) + " more faults";
   throw InputError(message);
 }
 

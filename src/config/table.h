@@ -18,33 +18,33 @@ namespace llmtrain {
 // What the program does with a key.
 enum class Standing {
   honoured,
-  no_effect,     // accepted; `reason` is said once when its value differs from the default
-  not_trainable, // read by every command, but `train` refuses a value other than the default: not supported in this version
-  refused        // a value other than the default is refused by every command
+  no_effect,      // accepted; `reason` is said once when its value differs from the default
+  not_trainable,  // read by every command, but `train` refuses a value other than the default: not supported in this version
+  refused         // a value other than the default is refused by every command
 };
 
 enum class ValueKind { boolean, integer, number, text, choice, list, numbers, map };
 
-using Member = std::variant<std::monostate, bool Config::*, int64_t Config::*, double Config::*, std::string Config::*, std::vector<std::string> Config::*,
-                            std::vector<double> Config::*, TextMap Config::*, std::optional<bool> Config::*, std::optional<int64_t> Config::*,
-                            std::optional<double> Config::*, std::optional<std::string> Config::*>;
+using Member = std::variant<std::monostate, bool Config::*, int64_t Config::*, double Config::*, std::string Config::*,
+                            std::vector<std::string> Config::*, std::vector<double> Config::*, TextMap Config::*, std::optional<bool> Config::*,
+                            std::optional<int64_t> Config::*, std::optional<double> Config::*, std::optional<std::string> Config::*>;
 
 struct Key {
   std::string name;
   std::string group;
   ValueKind kind = ValueKind::text;
   Member member;
-  std::string fallback;                // the default, as YAML; "null" where there is none
+  std::string fallback;  // the default, as YAML; "null" where there is none
   std::string meaning;
   Standing standing = Standing::honoured;
-  std::string reason;                  // no_effect, not_trainable, refused: why, and what to do
-  std::vector<std::string> choices;    // choice (of a list: of each item)
-  std::optional<double> low, high;     // inclusive range of numbers
-  bool above_low = false;              // the lower bound itself is excluded
-  bool true_or_path = false;           // a text that may also be true or false (resume_from_checkpoint)
+  std::string reason;                // no_effect, not_trainable, refused: why, and what to do
+  std::vector<std::string> choices;  // choice (of a list: of each item)
+  std::optional<double> low, high;   // inclusive range of numbers
+  bool above_low = false;            // the lower bound itself is excluded
+  bool true_or_path = false;         // a text that may also be true or false (resume_from_checkpoint)
   bool nullable = false;
-  bool secret = false;                 // its value is never printed
-  std::string alias_of;                // an older name of another key
+  bool secret = false;   // its value is never printed
+  std::string alias_of;  // an older name of another key
 
   // For the table's lines.
   Key&& range(double from, double to) && { return low = from, high = to, std::move(*this); }
@@ -59,13 +59,13 @@ struct Key {
 };
 
 // Makes the lines of the table.
-Key key(std::string name, Member member, std::string fallback, std::string meaning);  // kind from the member
-Key key(std::string name, ValueKind kind, std::string fallback, std::string meaning); // no member
+Key key(std::string name, Member member, std::string fallback, std::string meaning);   // kind from the member
+Key key(std::string name, ValueKind kind, std::string fallback, std::string meaning);  // no member
 Key alias(std::string name, std::string of);
 
 const std::vector<Key>& key_table();
-const Key* find_key(std::string_view name);       // nullptr if unknown; aliases lead to the key itself
-std::vector<std::string> key_names();             // with aliases
+const Key* find_key(std::string_view name);  // nullptr if unknown; aliases lead to the key itself
+std::vector<std::string> key_names();        // with aliases
 
 // "integer >= 1", "one of: a, b or c": what a key takes, for messages and docs.
 std::string describe_type(const Key& key);

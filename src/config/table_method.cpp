@@ -30,12 +30,15 @@ void add_preferences(std::vector<Key>& t) {
   const char* const dpo = "it matters only for stage: dpo";
   t.push_back(key("pref_beta", ValueKind::number, "0.1", "strength of the preference").at_least(0).without_effect(dpo));
   t.push_back(key("pref_ftx", ValueKind::number, "0.0", "weight of the sft loss").at_least(0).without_effect(dpo));
-  t.push_back(key("pref_loss", ValueKind::text, "sigmoid", "loss of a pair").one_of({"sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"}).without_effect(dpo));
+  t.push_back(key("pref_loss", ValueKind::text, "sigmoid", "loss of a pair")
+                  .one_of({"sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"})
+                  .without_effect(dpo));
   t.push_back(key("simpo_gamma", ValueKind::number, "0.5", "margin of SimPO").at_least(0).without_effect(dpo));
   t.push_back(key("dpo_label_smoothing", ValueKind::number, "0.0", "share of swapped pairs").range(0, 0.5).without_effect(dpo));
   t.push_back(key("ref_model", ValueKind::text, "null", "reference model").without_effect(dpo));
   t.push_back(key("ref_model_adapters", ValueKind::list, "null", "its adapters").without_effect(dpo));
-  t.push_back(key("ref_model_quantization_bit", ValueKind::integer, "null", "its bits").never("a quantised reference model is not supported; remove the key"));
+  t.push_back(key("ref_model_quantization_bit", ValueKind::integer, "null", "its bits")
+                  .never("a quantised reference model is not supported; remove the key"));
   t.push_back(key("pref_bco_weight", ValueKind::number, "0.0", "BCO").never("the BCO loss is not supported; remove the key"));
   t.push_back(key("ld_alpha", ValueKind::number, "null", "LD-DPO").never("LD-DPO is not supported; remove the key"));
   t.push_back(key("kto_chosen_weight", ValueKind::number, "1.0", "KTO").never("KTO is not supported; remove the key"));
@@ -92,9 +95,11 @@ void add_other_losses_and_engines(std::vector<Key>& t) {
   t.push_back(key("use_eaft_loss", ValueKind::boolean, "false", "EAFT loss").never("the EAFT loss is not supported; remove the key"));
   t.push_back(key("eaft_alpha", ValueKind::number, "1.0", "EAFT loss").never("the EAFT loss is not supported; remove the key"));
   t.push_back(key("use_chunked_ce_loss", ValueKind::boolean, "false", "loss in chunks").without_effect("the loss is computed in chunks always"));
-  t.push_back(key("chunked_ce_num_chunks", ValueKind::integer, "8", "chunks of the loss").without_effect("the loss is computed in chunks of llmtrain's own choice"));
+  t.push_back(key("chunked_ce_num_chunks", ValueKind::integer, "8", "chunks of the loss")
+                  .without_effect("the loss is computed in chunks of llmtrain's own choice"));
   const char* const engine = "training at any rank count is ZeRO-3 of llmtrain itself; remove the key";
-  for (const char* name : {"use_mca", "use_hyper_parallel", "use_megatron_bridge"}) t.push_back(key(name, ValueKind::boolean, "false", "another engine").never(engine));
+  for (const char* name : {"use_mca", "use_hyper_parallel", "use_megatron_bridge"})
+    t.push_back(key(name, ValueKind::boolean, "false", "another engine").never(engine));
   t.push_back(key("hyper_parallel_args", ValueKind::text, "null", "another engine").never(engine));
   const char* const vision = "there is no vision tower: llmtrain trains text models; remove the key";
   t.push_back(key("freeze_vision_tower", ValueKind::boolean, "true", "freeze the vision tower").never(vision));
@@ -106,25 +111,33 @@ void add_other_losses_and_engines(std::vector<Key>& t) {
 }  // namespace
 
 void add_method_keys(std::vector<Key>& t) {
-  t.push_back(key("stage", &Config::stage, "sft", "what is learned: pt (plain text), sft (answers), dpo (preferences). In this version train takes pt and sft, data also dpo")
+  t.push_back(key("stage", &Config::stage, "sft",
+                  "what is learned: pt (plain text), sft (answers), dpo (preferences). In this version train takes pt and sft, data also dpo")
                   .one_of({"pt", "sft", "dpo", "kto", "rm", "ppo"}));
-  t.push_back(key("finetuning_type", &Config::finetuning_type, "lora", "which weights are trained: full (all), freeze (some blocks), lora (adapters). In this version train takes full and freeze")
+  t.push_back(key("finetuning_type", &Config::finetuning_type, "lora",
+                  "which weights are trained: full (all), freeze (some blocks), lora (adapters). In this version train takes full and freeze")
                   .one_of({"full", "freeze", "lora", "oft"}));
   t.push_back(key("freeze_trainable_layers", &Config::freeze_trainable_layers, "2", "freeze: the last n blocks are trained; negative: the first n"));
   t.push_back(key("freeze_trainable_modules", &Config::freeze_trainable_modules, "all", "freeze: parts of these blocks, such as self_attn or mlp"));
-  t.push_back(key("freeze_extra_modules", &Config::freeze_extra_modules, "null", "freeze: what else is trained outside the blocks: embed_tokens, norm, lm_head"));
+  t.push_back(key("freeze_extra_modules", &Config::freeze_extra_modules, "null",
+                  "freeze: what else is trained outside the blocks: embed_tokens, norm, lm_head"));
   t.push_back(key("deepspeed", &Config::deepspeed, "null", "a DeepSpeed JSON file; without it training at any rank count is ZeRO-3"));
   t.push_back(key("disable_shuffling", &Config::disable_shuffling, "false", "keep the rows in the order of the datasets"));
-  t.push_back(key("early_stopping_steps", &Config::early_stopping_steps, "null", "stop after so many evaluations without a better result").at_least(1)
+  t.push_back(key("early_stopping_steps", &Config::early_stopping_steps, "null", "stop after so many evaluations without a better result")
+                  .at_least(1)
                   .not_yet("early stopping is not supported in this version"));
-  t.push_back(key("compute_accuracy", ValueKind::boolean, "false", "share of right tokens").not_yet("accuracy at evaluation is not supported in this version; eval_loss is"));
-  t.push_back(key("include_effective_tokens_per_second", ValueKind::boolean, "false", "tokens per second").without_effect("tokens per second are logged always"));
-  t.push_back(key("pure_bf16", ValueKind::boolean, "false", "weights and states in bfloat16").not_yet("use bf16: true with states: bfloat16, which rounds stochastically"));
+  t.push_back(key("compute_accuracy", ValueKind::boolean, "false", "share of right tokens")
+                  .not_yet("accuracy at evaluation is not supported in this version; eval_loss is"));
+  t.push_back(key("include_effective_tokens_per_second", ValueKind::boolean, "false", "tokens per second")
+                  .without_effect("tokens per second are logged always"));
+  t.push_back(key("pure_bf16", ValueKind::boolean, "false", "weights and states in bfloat16")
+                  .not_yet("use bf16: true with states: bfloat16, which rounds stochastically"));
   const char* const tracker = "llmtrain writes trainer_log.jsonl and trainer_state.json and contacts no service";
   t.push_back(key("use_swanlab", ValueKind::boolean, "false", "SwanLab").without_effect(tracker));
   t.push_back(key("swanlab_project", ValueKind::text, "llamafactory", "SwanLab").without_effect(tracker));
   t.push_back(key("swanlab_mode", ValueKind::text, "cloud", "SwanLab").without_effect(tracker));
-  for (const char* name : {"swanlab_workspace", "swanlab_run_name", "swanlab_logdir"}) t.push_back(key(name, ValueKind::text, "null", "SwanLab").without_effect(tracker));
+  for (const char* name : {"swanlab_workspace", "swanlab_run_name", "swanlab_logdir"})
+    t.push_back(key(name, ValueKind::text, "null", "SwanLab").without_effect(tracker));
   for (const char* name : {"swanlab_api_key", "swanlab_lark_webhook_url", "swanlab_lark_secret"})
     t.push_back(key(name, ValueKind::text, "null", "secret of SwanLab").never("secrets do not belong into a configuration; remove the key").hidden());
   add_adapters(t);

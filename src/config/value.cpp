@@ -8,7 +8,9 @@
 namespace llmtrain {
 namespace {
 
-bool one_of(std::string_view text, std::initializer_list<std::string_view> words) { return std::find(words.begin(), words.end(), text) != words.end(); }
+bool one_of(std::string_view text, std::initializer_list<std::string_view> words) {
+  return std::find(words.begin(), words.end(), text) != words.end();
+}
 
 template <class Items, class Print>
 std::string join(const Items& items, Print print) {
@@ -130,10 +132,17 @@ std::string to_yaml(const Value& value) {
     std::string operator()(int64_t v) const { return std::to_string(v); }
     std::string operator()(double v) const { return format_number(v); }
     std::string operator()(const std::string& v) const { return quote_yaml(v); }
-    std::string operator()(const std::vector<std::string>& v) const { return "[" + join(v, [](const auto& s) { return quote_yaml(s); }) + "]"; }
+    std::string operator()(const std::vector<std::string>& v) const {
+      return "[" + join(v, [](const auto& s) { return quote_yaml(s); }) + "]";
+    }
     std::string operator()(const std::vector<double>& v) const { return "[" + join(v, format_number) + "]"; }
     std::string operator()(const TextMap& v) const {
-      return "{" + join(v, [](const auto& e) { return quote_yaml(e.first) + ": " + (parse_number(e.second) || parse_boolean(e.second) ? e.second : quote_yaml(e.second)); }) + "}";
+      return "{" +
+             join(v,
+                  [](const auto& e) {
+                    return quote_yaml(e.first) + ": " + (parse_number(e.second) || parse_boolean(e.second) ? e.second : quote_yaml(e.second));
+                  }) +
+             "}";
     }
   };
   return std::visit(Printer{}, value);

@@ -26,9 +26,7 @@ class TreeBuilder : public YAML::EventHandler {
     refuse_anchor(mark, anchor);
     add(mark, YamlNode{});
   }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
-    fail(mark, "an alias (*name) is not accepted", "write the value out");
-  }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { fail(mark, "an alias (*name) is not accepted", "write the value out"); }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& text) override {
     refuse_anchor(mark, anchor);
     YamlNode node;
@@ -153,7 +151,8 @@ YamlNode parse_document(std::string_view text, const std::string& where) {
 YamlNode parse_yaml(std::string_view text, const std::string& where) {
   YamlNode root = parse_document(text, where);
   if (root.kind == YamlNode::Kind::null) throw InputError(where, "is empty", "a configuration is a list of 'key: value' lines");
-  if (root.kind != YamlNode::Kind::map) throw InputError(where + ":" + std::to_string(root.line), "is not a map", "a configuration is a list of 'key: value' lines");
+  if (root.kind != YamlNode::Kind::map)
+    throw InputError(where + ":" + std::to_string(root.line), "is not a map", "a configuration is a list of 'key: value' lines");
   return root;
 }
 

@@ -16,9 +16,9 @@ inline constexpr int kYamlMaxDepth = 32;
 struct YamlNode {
   enum class Kind { null, scalar, list, map };
   Kind kind = Kind::null;
-  std::string text;      // scalar: as written
-  bool quoted = false;   // scalar: in quotes or a block, so it is a text whatever it looks like
-  int line = 0;          // from 1
+  std::string text;                                       // scalar: as written
+  bool quoted = false;                                    // scalar: in quotes or a block, so it is a text whatever it looks like
+  int line = 0;                                           // from 1
   std::vector<YamlNode> items;                            // list
   std::vector<std::pair<std::string, YamlNode>> entries;  // map, in the file's order
 };

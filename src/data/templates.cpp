@@ -209,6 +209,12 @@ SpecialTokens special_tokens(const Template& tmpl, const Tokenizer& tokenizer) {
   return s;
 }
 
+Tokenizer tokenizer_for(const Template& tmpl, const Tokenizer& tokenizer) {
+  std::vector<std::string> registered = tmpl.stop_words;
+  if (tmpl.replace_eos && tmpl.stop_words.at(0) == tokenizer.eos_token()) registered.erase(registered.begin());  // it stays as it is
+  return tokenizer.with_special_tokens(registered);
+}
+
 std::string exported_chat_template(const Template& tmpl, const SpecialTokens& tokens, const Tokenizer& tokenizer) {
   if (!tokenizer.chat_template().empty() && !tmpl.replace_chat_template) return tokenizer.chat_template();
   const std::string system = jinja_slots(tmpl.system, tokens, "system_message");

@@ -77,6 +77,10 @@ struct SpecialTokens {
 };
 SpecialTokens special_tokens(const Template& tmpl, const Tokenizer& tokenizer);
 
+// The tokenizer as the template uses it: its stop words are special tokens that take no white space with them, whatever tokenizer.json says (Phi-3's
+// <|end|> swallows the newline after it, until the template makes it the EOS). Encode with this one whatever the template renders.
+Tokenizer tokenizer_for(const Template& tmpl, const Tokenizer& tokenizer);
+
 // The Jinja chat template that an exported tokenizer gets: the folder's own, unless it has none or the template asks to replace it.
 std::string exported_chat_template(const Template& tmpl, const SpecialTokens& tokens, const Tokenizer& tokenizer);
 

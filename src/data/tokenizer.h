@@ -22,6 +22,9 @@ class Tokenizer {
   // `folder` holds tokenizer.json (preferred) or tokenizer.model, and perhaps tokenizer_config.json, special_tokens_map.json,
   // chat_template.jinja. InputError naming the file and the fault.
   static Tokenizer load(const std::string& folder);
+  // The same with `tokens` registered as special tokens by their text alone: their flags (lstrip, rstrip, single_word, normalized) become false, as
+  // Hugging Face's add_special_tokens does with strings. Templates do so with the tokens that they end answers with. Unknown tokens are passed over.
+  Tokenizer with_special_tokens(const std::vector<std::string>& tokens) const;
 
   int32_t vocab_size() const;                                // largest id + 1, added tokens included
   int32_t id_of(std::string_view token) const;               // -1 if there is no such token

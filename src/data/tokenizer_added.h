@@ -18,6 +18,7 @@ struct AddedToken {
   bool rstrip = false;       // takes the white space after it
   bool normalized = true;    // matched in normalized text
   bool special = false;      // left out by decode(skip_special)
+  std::string decoded;       // what it decodes to: the content, normalized where it is matched so (set by finish_tokenizer)
 };
 
 // Finds the strings of a set in text: leftmost, of those at one place the longest (a byte trie, entered only at bytes that begin a string).

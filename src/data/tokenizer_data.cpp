@@ -46,32 +46,90 @@ void look_up_symbols(TokenizerData& data) {
 }
 
 // The pairs of neighbours inside merge results. Cutting between others is exact only if every code point becomes symbols of its own text: with
-// unknown ones fused or dropped, or with merges of byte tokens, what lies on both sides may meet although their texts do not stand in one token.
+// unknown ones fused or dropped, or with merges of fallback bytes, what lies on both sides may meet although their texts do not stand in one token.
 void find_neighbours(TokenizerData& data) {
   const auto& bytes = data.byte_ids;
   const bool all_bytes = std::all_of(bytes.begin(), bytes.end(), [](int32_t id) { return id >= 0; });
-  data.cut_at_neighbours = !data.byte_level && !data.ignore_merges && data.byte_fallback && all_bytes;
+  data.cut_at_neighbours = all_bytes && (data.byte_level || (data.byte_fallback && !data.ignore_merges));
   if (!data.cut_at_neighbours) return;
-  std::vector<bool> is_byte(static_cast<size_t>(data.vocabulary.end()), false), seen(static_cast<size_t>(data.vocabulary.end()), false);
-  for (const int32_t id : bytes) is_byte[static_cast<size_t>(id)] = true;
+  std::vector<bool> is_fallback(static_cast<size_t>(data.vocabulary.end()), false), seen(static_cast<size_t>(data.vocabulary.end()), false);
+  if (!data.byte_level) {
+    for (const int32_t id : bytes) is_fallback[static_cast<size_t>(id)] = true;
+  }
+  std::string raw;
   data.merges.for_each([&](int32_t left, int32_t right, int32_t merged) {
-    if (is_byte[static_cast<size_t>(left)] || is_byte[static_cast<size_t>(right)]) data.cut_at_neighbours = false;
+    if (is_fallback[static_cast<size_t>(left)] || is_fallback[static_cast<size_t>(right)]) data.cut_at_neighbours = false;
     if (seen[static_cast<size_t>(merged)]) return;
     seen[static_cast<size_t>(merged)] = true;
-    const std::string_view token = data.vocabulary.token(merged);
-    uint32_t previous = 0;
-    for (size_t i = 0; i < token.size();) {
-      size_t length = 0;
-      uint32_t c = utf8_decode(token.data() + i, length);
-      if (data.spaces_are_markers && c == 0x2581) c = ' ';
-      if (i > 0) data.neighbours.add(previous, c);
-      previous = c;
-      i += length;
+    std::string_view token = data.vocabulary.token(merged);
+    if (data.byte_level) {
+      raw.clear();
+      if (!ByteAlphabet::get().append_bytes(token, raw)) return;  // no text spells it
+      token = raw;
     }
+    data.neighbours.add_token(token, data.spaces_are_markers ? ' ' : 0x2581);
   });
 }
 
 }  // namespace
+
+namespace {
+// A part of a code point as a key: its bytes and how many, apart from every code point.
+uint32_t part_key(std::string_view bytes) {
+  uint32_t key = 0x80u | static_cast<uint32_t>(bytes.size());
+  for (const char c : bytes) key = key << 8 | static_cast<unsigned char>(c);
+  return key;
+}
+bool continues(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+}  // namespace
+
+void NeighbourSet::add_token(std::string_view bytes, uint32_t marker_as) {
+  struct Item {
+    uint32_t key;
+    bool part;
+  };
+  Item previous{0, false};
+  bool first = true;
+  for (size_t i = 0; i < bytes.size();) {
+    size_t end = i + 1;
+    while (end < bytes.size() && continues(bytes[end])) ++end;
+    const size_t n = end - i, need = continues(bytes[i]) ? 4 : utf8_length(static_cast<unsigned char>(bytes[i]));
+    Item item{0, n != need};
+    if (!item.part) {
+      size_t length = 0;
+      item.key = utf8_decode(bytes.data() + i, length);
+      if (item.key == 0x2581) item.key = marker_as;
+    } else {
+      const bool may_be = continues(bytes[i]) ? i == 0 && n < 4 : end == bytes.size() && n < need;
+      if (!may_be) return;  // no valid text holds these bytes
+      item.key = part_key(bytes.substr(i, n));
+    }
+    if (!first) {
+      if (previous.part || item.part) {
+        has_parts_ = true;
+        set(parts_, part_slot(previous.key, item.key));
+      } else {
+        set(whole_, whole_slot(previous.key, item.key));
+      }
+    }
+    first = false;
+    previous = item;
+    i = end;
+  }
+}
+
+bool NeighbourSet::parts_may_cross(uint32_t a, uint32_t b, std::string_view text, size_t at) const {
+  const size_t before = a < 0x80 ? 1 : a < 0x800 ? 2 : a < 0x10000 ? 3 : 4, after = b < 0x80 ? 1 : b < 0x800 ? 2 : b < 0x10000 ? 3 : 4;
+  for (size_t m = 1; m <= after; ++m) {
+    const uint32_t right = m == after ? b : part_key(text.substr(at, m));
+    for (size_t k = 1; k <= before; ++k) {
+      if (k == before && m == after) continue;
+      const uint32_t left = k == before ? a : part_key(text.substr(at - k, k));
+      if (test(parts_, part_slot(left, right))) return true;
+    }
+  }
+  return false;
+}
 
 ByteAlphabet::ByteAlphabet() {
   byte_of.fill(-1);
@@ -120,6 +178,10 @@ void normalize_text(const TokenizerData& data, std::string_view text, std::strin
     out += text;
     return;
   }
+  normalize_as_written(data, text, out);
+}
+
+void normalize_as_written(const TokenizerData& data, std::string_view text, std::string& out) {
   std::string now(text);
   for (const NormalizeStep& step : data.normalizer) {
     out.clear();
@@ -150,8 +212,10 @@ void finish_tokenizer(TokenizerData& data) {
   find_neighbours(data);
   std::string content;
   for (size_t i = 0; i < data.added.size(); ++i) {
-    const AddedToken& token = data.added[i];
+    AddedToken& token = data.added[i];
+    token.decoded = token.content;
     if (token.normalized) {
+      if (!data.normalizer.empty()) normalize_as_written(data, token.content, token.decoded);
       normalize_text(data, token.content, content);
       data.normalized_matcher.add(content, static_cast<int32_t>(i));
     } else {

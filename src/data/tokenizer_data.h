@@ -50,17 +50,28 @@ struct DecodeStep {
 
 // Which two code points stand side by side in some merge result. Where two do not, no merge crosses between them, so the text can be cut there
 // and its parts encoded by themselves (and found in a cache) with the same result. May answer yes for a pair that is not there.
+// Byte-level tokens may begin or end inside a code point: such a part stands for every code point that ends (begins) with its bytes.
 class NeighbourSet {
  public:
-  void add(uint32_t a, uint32_t b) { bits_[slot(a, b) >> 6] |= uint64_t{1} << (slot(a, b) & 63); }
-  bool contains(uint32_t a, uint32_t b) const { return bits_[slot(a, b) >> 6] >> (slot(a, b) & 63) & 1; }
+  // The neighbours inside one token; U+2581 counts as `marker_as`.
+  void add_token(std::string_view bytes, uint32_t marker_as);
+  // Whether a merge may cross between the code points a | b that stand at text[at - length(a)] and text[at].
+  bool may_cross(uint32_t a, uint32_t b, std::string_view text, size_t at) const {
+    if ((a | b) < 128) return test(whole_, a << 7 | b);
+    return test(whole_, whole_slot(a, b)) || (has_parts_ && parts_may_cross(a, b, text, at));
+  }
 
  private:
-  static constexpr uint32_t kAscii = 128 * 128, kOthers = 1u << 18;
-  static uint32_t slot(uint32_t a, uint32_t b) {
-    return (a | b) < 128 ? a << 7 | b : kAscii + ((a * 0x9E3779B1u ^ b * 0x85EBCA6Bu) * 0xC2B2AE35u >> 14);
-  }
-  std::vector<uint64_t> bits_ = std::vector<uint64_t>((kAscii + kOthers) / 64, 0);
+  static constexpr uint32_t kAscii = 128 * 128, kWholeBits = 22, kPartBits = 17;
+  static uint32_t mix(uint32_t a, uint32_t b) { return (a * 0x9E3779B1u ^ b * 0x85EBCA6Bu) * 0xC2B2AE35u; }
+  static uint32_t whole_slot(uint32_t a, uint32_t b) { return (a | b) < 128 ? a << 7 | b : kAscii + (mix(a, b) >> (32 - kWholeBits)); }
+  static uint32_t part_slot(uint32_t a, uint32_t b) { return mix(a, b) >> (32 - kPartBits); }
+  static bool test(const std::vector<uint64_t>& bits, uint32_t slot) { return bits[slot >> 6] >> (slot & 63) & 1; }
+  static void set(std::vector<uint64_t>& bits, uint32_t slot) { bits[slot >> 6] |= uint64_t{1} << (slot & 63); }
+  bool parts_may_cross(uint32_t a, uint32_t b, std::string_view text, size_t at) const;
+  std::vector<uint64_t> whole_ = std::vector<uint64_t>((kAscii + (1u << kWholeBits)) / 64, 0);  // two whole code points
+  std::vector<uint64_t> parts_ = std::vector<uint64_t>((1u << kPartBits) / 64, 0);              // a part on at least one side
+  bool has_parts_ = false;
 };
 
 struct TokenizerData {
@@ -119,6 +130,7 @@ struct ByteAlphabet {
 void add_token(TokenizerData& data, AddedToken token, int64_t written_id, const std::string& where);
 // Text through the normalizer, in the representation of the model's input where marker_normalizer.
 void normalize_text(const TokenizerData& data, std::string_view text, std::string& out);
+void normalize_as_written(const TokenizerData& data, std::string_view text, std::string& out);  // with U+2581 as itself
 // Makes what is derived from the rest: matchers, byte and ASCII ids, neighbours. Call last.
 void finish_tokenizer(TokenizerData& data);
 

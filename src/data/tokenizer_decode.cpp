@@ -108,7 +108,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
       continue;
     }
     const AddedToken& token = data_->added[static_cast<size_t>(added->second)];
-    if (!(skip_special && token.special)) pieces.push_back(token.content);
+    if (!(skip_special && token.special)) pieces.push_back(token.decoded);
   }
   std::string text;
   if (!data_->has_decoder) {  // the tokens with a space between

@@ -17,6 +17,10 @@ class WordCache {
 
   // The ids of `word`, or nullptr; `count` of them. `readable`: how many bytes may be read from word.data() (16 make it faster).
   const int32_t* find(std::string_view word, size_t readable, uint32_t& count) {
+    if (short_.empty()) {  // memory only where it is used
+      short_.resize(size_t{1} << kShortBits);
+      long_.resize(size_t{1} << kLongBits);
+    }
     if (word.size() <= kShort) {
       load_key(word, readable);
       const Short& entry = short_[slot_];
@@ -87,8 +91,8 @@ class WordCache {
     return static_cast<size_t>((h ^ (h >> 29)) * 0x9E3779B97F4A7C15u >> (64 - kLongBits));
   }
 
-  std::vector<Short> short_ = std::vector<Short>(size_t{1} << kShortBits);
-  std::vector<Long> long_ = std::vector<Long>(size_t{1} << kLongBits);
+  std::vector<Short> short_;
+  std::vector<Long> long_;
   uint64_t low_ = 0, high_ = 0;
   size_t slot_ = 0;
 };
@@ -125,6 +129,8 @@ class Output {
 }  // namespace
 
 struct Encoder::State {
+  static constexpr size_t kCutFrom = 12;  // bytes; shorter words are merged at once
+
   explicit State(std::shared_ptr<const TokenizerData> tables)
       : data(std::move(tables)), classes(UnicodeClasses::get()), merger(data->merges) {
     for (const int32_t id : data->byte_ids) all_bytes = all_bytes && id >= 0;
@@ -138,7 +144,10 @@ struct Encoder::State {
   void markers(std::string_view piece, const PreStep& step, bool first);
   void model_piece(std::string_view piece);
   void word(std::string_view word, size_t readable);
-  void encode_word(std::string_view word);
+  void segments(std::string_view text);
+  void segment(std::string_view text, size_t readable);
+  bool whole_token(std::string_view word);
+  void merge_word(std::string_view word);
   void byte_symbols(std::string_view word);
   void character_symbols(std::string_view word);
   void unknown(std::string_view character, int32_t& pending);
@@ -146,10 +155,10 @@ struct Encoder::State {
   std::shared_ptr<const TokenizerData> data;
   const UnicodeClasses& classes;
   Merger merger;
-  WordCache cache;
+  WordCache words, parts;  // `parts` only where a part of a word follows other rules than a word (ignore_merges)
   Output out;
   std::vector<int32_t> symbols;
-  std::string normalized, scratch;
+  std::string normalized, scratch, token;
   bool all_bytes = true;
 };
 
@@ -261,43 +270,67 @@ void Encoder::State::markers(std::string_view piece, const PreStep& step, bool f
 }
 
 void Encoder::State::model_piece(std::string_view piece) {
-  if (!data->cut_at_neighbours) return word(piece, piece.size());
-  const NeighbourSet& neighbours = data->neighbours;
+  if (data->byte_level || !data->cut_at_neighbours) return word(piece, piece.size());
+  segments(piece);
+}
+
+void Encoder::State::word(std::string_view word, size_t readable) {
+  uint32_t count = 0;
+  if (const int32_t* ids = words.find(word, readable, count)) return out.add(ids, count);
+  symbols.clear();
+  if (!(data->ignore_merges && whole_token(word))) {
+    if (data->cut_at_neighbours && word.size() >= kCutFrom) return segments(word);
+    merge_word(word);
+  }
+  words.put(word, symbols.data(), symbols.size());
+  out.add(symbols.data(), symbols.size());
+}
+
+// Cuts where no merge can cross: the parts are short, so most of them are found in the cache even where words are long (Chinese, Thai).
+void Encoder::State::segments(std::string_view text) {
   size_t begin = 0, length = 0;
-  uint32_t previous = utf8_decode(piece.data(), length);
-  for (size_t at = length; at < piece.size();) {
-    const uint32_t c = utf8_decode(piece.data() + at, length);
-    if (!neighbours.contains(previous, c)) {
-      word(piece.substr(begin, at - begin), piece.size() - begin);
+  uint32_t previous = utf8_decode(text.data(), length);
+  for (size_t at = length; at < text.size();) {
+    const uint32_t c = utf8_decode(text.data() + at, length);
+    if (!data->neighbours.may_cross(previous, c, text, at)) {
+      segment(text.substr(begin, at - begin), text.size() - begin);
       begin = at;
     }
     previous = c;
     at += length;
   }
-  word(piece.substr(begin), piece.size() - begin);
+  segment(text.substr(begin), text.size() - begin);
 }
 
-void Encoder::State::word(std::string_view word, size_t readable) {
+void Encoder::State::segment(std::string_view text, size_t readable) {
   uint32_t count = 0;
-  if (const int32_t* ids = cache.find(word, readable, count)) return out.add(ids, count);
-  encode_word(word);
-  cache.put(word, symbols.data(), symbols.size());
+  WordCache& cache = data->ignore_merges ? parts : words;  // a part that is a token may still come from other merges
+  if (const int32_t* ids = cache.find(text, readable, count)) return out.add(ids, count);
+  symbols.clear();
+  merge_word(text);
+  cache.put(text, symbols.data(), symbols.size());
   out.add(symbols.data(), symbols.size());
 }
 
-// The ids of a word into `symbols`.
-void Encoder::State::encode_word(std::string_view word) {
-  symbols.clear();
-  if (data->ignore_merges && word.size() <= data->vocabulary.longest()) {
-    std::string text;
-    if (data->byte_level) {
-      ByteAlphabet::get().append_text(word, text);
-    } else {
-      for (const char c : word) text += c == ' ' && data->spaces_are_markers ? std::string(kMarker) : std::string(1, c);
+// ignore_merges: a word that is a token is that token, whatever its merges say.
+bool Encoder::State::whole_token(std::string_view word) {
+  if (word.size() > data->vocabulary.longest()) return false;
+  token.clear();
+  if (data->byte_level) {
+    ByteAlphabet::get().append_text(word, token);
+  } else {
+    for (const char c : word) {
+      if (c == ' ' && data->spaces_are_markers) token += kMarker;
+      else token += c;
     }
-    const int32_t id = data->vocabulary.find(text);
-    if (id >= 0) return symbols.push_back(id);
   }
+  const int32_t id = data->vocabulary.find(token);
+  if (id >= 0) symbols.push_back(id);
+  return id >= 0;
+}
+
+// The ids of a word, by merging, into `symbols`.
+void Encoder::State::merge_word(std::string_view word) {
   if (data->byte_level) {
     byte_symbols(word);
   } else {

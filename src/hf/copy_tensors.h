@@ -19,6 +19,8 @@ class TensorSource {
   virtual const std::vector<NamedShape>& tensors() const = 0;
   // The type that most of it is stored as.
   virtual DType dtype() const = 0;
+  // Checks what only the data can tell, before anything is written: InputError. Collective.
+  virtual void verify(RankGroup& group) const = 0;
   // Elements [element_begin, element_begin + count) as out_type, a floating-point type.
   virtual void read_range(const std::string& name, int64_t element_begin, int64_t count, void* out, DType out_type) const = 0;
 };

@@ -217,6 +217,8 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
   std::string text(header, '\0');
   f.file_.read_at(text.data(), text.size(), 8);
   if (text.empty() || text[0] != '{') throw InputError(path, "the header does not begin with '{': not a safetensors file, or damaged");
+  // An entry takes at least 48 bytes of header: room for all, so that the list never has to be held twice while it grows.
+  f.entries_.reserve(std::min<size_t>(text.size() / 48 + 1, kMaxTensors));
   HeaderReader reader(f.file_.path(), f.entries_, f.metadata_);
   if (!Json::sax_parse(text.begin(), text.end(), &reader)) throw InputError(path, "the header is broken JSON");
   std::string().swap(text);

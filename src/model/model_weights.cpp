@@ -29,7 +29,7 @@ void ModelWeights::read_range(const std::string& name, int64_t element_begin, in
   folder_.read_range(embedding_is_head_ && name == kEmbedding ? kHead : name, element_begin, count, out, out_type);
 }
 
-void ModelWeights::check_tied_head(RankGroup& group) const {
+void ModelWeights::verify(RankGroup& group) const {
   if (!config_.tie_word_embeddings || !folder_.has(kEmbedding) || !folder_.has(kHead)) return;
   run_on_all_or_fail(group, [&] {
     const SafetensorsEntry &embedding = folder_.entry(kEmbedding), &head = folder_.entry(kHead);

@@ -24,7 +24,7 @@ class ModelWeights : public TensorSource {
 
   // Where config.json ties the head to the embedding but the folder holds both: they must be equal, else InputError (transformers would untie
   // them, which config.json must then say). Each rank compares its part. Collective.
-  void check_tied_head(RankGroup& group) const;
+  void verify(RankGroup& group) const override;
 
   // In all_tensors() order.
   const std::vector<NamedShape>& tensors() const override { return tensors_; }

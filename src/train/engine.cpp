@@ -72,6 +72,7 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
 
   device_ = make_cpu_device(threads_);
   kernels_ = make_cpu_kernels(*device_);
+  log_.info("device: " + device_->describe() + "; " + kernels_->describe());
   if (options.time_kernels) {
     auto timed = std::make_unique<TimedKernels>(std::move(kernels_));
     timed_ = timed.get();

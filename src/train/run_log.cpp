@@ -108,7 +108,7 @@ void RunLog::best(double metric, int64_t step, const std::string& checkpoint) {
   best_checkpoint_ = checkpoint;
 }
 
-void RunLog::write_state() const {
+void RunLog::write_state(const std::string& folder) const {
   Json state;
   state["best_global_step"] = best_step_ ? Json(*best_step_) : Json(nullptr);
   state["best_metric"] = best_metric_ ? Json(*best_metric_) : Json(nullptr);
@@ -131,7 +131,7 @@ void RunLog::write_state() const {
   state["train_batch_size"] = shape_.train_batch_size;
   state["trial_name"] = nullptr;
   state["trial_params"] = nullptr;
-  write_json(shape_.output_dir + "/trainer_state.json", state);
+  write_json(folder + "/trainer_state.json", state);
 }
 
 void RunLog::finish_training(const TrainSummary& summary) {

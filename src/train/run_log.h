@@ -57,8 +57,8 @@ class RunLog {
   void evaluation(const EvalRecord& record);
   void best(double metric, int64_t step, const std::string& checkpoint);
 
-  // trainer_state.json as of now.
-  void write_state() const;
+  // trainer_state.json as of now, into `folder`.
+  void write_state(const std::string& folder) const;
   void finish_training(const TrainSummary& summary);                        // the summary entry and train_results.json
   void write_results(const std::map<std::string, double>& more) const;      // all_results.json (with `more`), eval_results.json
   void write_plots() const;

@@ -33,6 +33,8 @@ auto TimedKernels::timed(const std::string& name, Call&& call) {
   return call();
 }
 
+std::string TimedKernels::describe() const { return inner_->describe(); }
+
 void TimedKernels::reserve(Arena& arena, const Limits& limits) { inner_->reserve(arena, limits); }
 
 void TimedKernels::zero(Stream& s, TensorView x) {

@@ -22,6 +22,7 @@ class TimedKernels : public Kernels {
   const std::map<std::string, KernelTime>& times() const { return times_; }
   void reset() { times_.clear(); }
 
+  std::string describe() const override;
   void reserve(Arena& arena, const Limits& limits) override;
   void zero(Stream& s, TensorView x) override;
   void cast(Stream& s, TensorView from, TensorView to) override;

@@ -69,18 +69,56 @@ void broadcast_any_size(MPI_Comm comm, void* data, size_t bytes, int root) {
   }
 }
 
-void wait_for(std::vector<MPI_Request>& requests, const std::function<void()>& between) {
-  constexpr int kHotTests = 200;
-  constexpr timespec kNap{0, 20'000};
-  for (int tests = 0;; ++tests) {
-    int done = 0;
-    check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), "MPI_Testall");
-    if (done) break;
-    if (tests < kHotTests) continue;
-    if (tests % 64 == 0) between();
-    nanosleep(&kNap, nullptr);
+namespace {
+
+// Nobody will take these messages: MPI must not write into memory that is about to go.
+void cancel(std::vector<MPI_Request>& requests) {
+  for (MPI_Request& request : requests) {
+    if (request == MPI_REQUEST_NULL) continue;
+    MPI_Cancel(&request);
+    MPI_Request_free(&request);
   }
   requests.clear();
+}
+
+// Calls test() until it says that all is done: often at first, then with naps in between.
+template <class Test>
+void patiently(std::vector<MPI_Request>& requests, const std::function<void()>& between, Test test) {
+  constexpr int kHotTests = 200;
+  constexpr timespec kNap{0, 20'000};
+  try {
+    for (int tests = 0; !test(); ++tests) {
+      if (tests < kHotTests) continue;
+      if (tests % 64 == 0) between();
+      nanosleep(&kNap, nullptr);
+    }
+  } catch (...) {
+    cancel(requests);
+    throw;
+  }
+  requests.clear();
+}
+
+}  // namespace
+
+void wait_for(std::vector<MPI_Request>& requests, const std::function<void()>& between) {
+  patiently(requests, between, [&] {
+    int done = 0;
+    check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), "MPI_Testall");
+    return done != 0;
+  });
+}
+
+void wait_for_each(std::vector<MPI_Request>& requests, const std::function<void(size_t)>& arrived, const std::function<void()>& between) {
+  std::vector<int> which(requests.size());
+  size_t open = requests.size();
+  patiently(requests, between, [&] {
+    int n = 0;
+    check_mpi(MPI_Testsome(static_cast<int>(requests.size()), requests.data(), &n, which.data(), MPI_STATUSES_IGNORE), "MPI_Testsome");
+    for (int i = 0; i < n; ++i) arrived(static_cast<size_t>(which[static_cast<size_t>(i)]));
+    open -= n > 0 ? static_cast<size_t>(n) : 0;  // MPI_UNDEFINED is negative
+    return open == 0;
+  });
 }
 
 }  // namespace llmtrain

@@ -36,6 +36,9 @@ void broadcast_any_size(MPI_Comm comm, void* data, size_t bytes, int root);
 
 // Waits until all requests are done. Tests for a few microseconds, then sleeps in between, so that a communication thread does not take the compute
 // thread's core. `between` is called now and then and may throw.
+// Where `between` throws, what is still open is cancelled.
 void wait_for(std::vector<MPI_Request>& requests, const std::function<void()>& between);
+// The same, calling arrived(i) for each request as it completes; where that throws, the rest is not waited for.
+void wait_for_each(std::vector<MPI_Request>& requests, const std::function<void(size_t)>& arrived, const std::function<void()>& between);
 
 }  // namespace llmtrain

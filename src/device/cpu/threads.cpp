@@ -73,19 +73,26 @@ void widen(const NodeThreadsInput& input, std::vector<RankThreads>& ranks) {
   }
 }
 
-// A core that c masks hold counts 1/c for each: a mask shared by k ranks gives |mask| / k, and overlapping masks what is fair.
-double share_of(const NodeThreadsInput& input, const std::vector<RankThreads>& ranks, size_t rank) {
+std::set<int> physical_cores(const NodeThreadsInput& input, const CoreList& mask) {
+  std::set<int> cores;
+  for (int cpu : mask) cores.insert(physical(input, cpu));
+  return cores;
+}
+
+// Cores that each rank may count as its own. A core that c masks hold counts 1/c for each: a mask shared by k ranks gives |mask| / k, and overlapping masks what is
+// fair.
+std::vector<double> shares(const NodeThreadsInput& input, const std::vector<RankThreads>& ranks) {
+  std::map<CoreList, int> masks;  // ranks by mask: there are few different ones
+  for (const RankThreads& r : ranks) ++masks[r.mask];
   std::map<int, int> holders;
-  for (const RankThreads& r : ranks) {
-    std::set<int> mine;
-    for (int cpu : r.mask) mine.insert(physical(input, cpu));
-    for (int core : mine) ++holders[core];
-  }
-  std::set<int> mine;
-  for (int cpu : ranks[rank].mask) mine.insert(physical(input, cpu));
-  double share = 0;
-  for (int core : mine) share += 1.0 / holders[core];
-  return share;
+  for (const auto& [mask, count] : masks)
+    for (int core : physical_cores(input, mask)) holders[core] += count;
+  std::map<CoreList, double> share_of;
+  for (const auto& [mask, count] : masks)
+    for (int core : physical_cores(input, mask)) share_of[mask] += 1.0 / holders[core];
+  std::vector<double> out;
+  for (const RankThreads& r : ranks) out.push_back(share_of[r.mask]);
+  return out;
 }
 
 }  // namespace
@@ -94,12 +101,13 @@ std::vector<RankThreads> plan_node_threads(const NodeThreadsInput& input) {
   std::vector<RankThreads> ranks(input.masks.size());
   for (size_t r = 0; r < ranks.size(); ++r) ranks[r].mask = input.masks[r];
   if (!input.binding_asked && !input.allowed.empty() && !ranks.empty() && leaves_cores_unused(input)) widen(input, ranks);
+  const std::vector<double> cores = shares(input, ranks);
   for (size_t r = 0; r < ranks.size(); ++r) {
     if (input.omp_num_threads > 0) {
       ranks[r].threads = input.omp_num_threads;
       continue;
     }
-    double share = share_of(input, ranks, r);
+    double share = cores[r];
     if (input.quota > 0) share = std::min(share, input.quota / static_cast<double>(ranks.size()));
     ranks[r].threads = std::max(1, static_cast<int>(std::floor(share + 1e-6)));  // 3 x 1/3 is one core
   }

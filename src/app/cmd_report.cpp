@@ -1,0 +1,86 @@
+// llmtrain report: the results of several runs side by side.
+#include <algorithm>
+#include <boost/program_options/value_semantic.hpp>
+#include <cstdio>
+
+#include "app/commands.h"
+#include "app/help.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/json.h"
+
+namespace llmtrain {
+namespace {
+
+struct Row {
+  std::string dir, state;
+  Json results;  // all_results.json; null where the run has not ended
+  Json last;     // last line of trainer_log.jsonl
+};
+
+Json last_log_line(const std::string& path) {
+  if (!is_regular_file(path)) return nullptr;
+  std::string text = read_file(path);
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  if (text.empty()) return nullptr;
+  const size_t newline = text.rfind('\n');
+  try {
+    return parse_json(text.substr(newline == std::string::npos ? 0 : newline + 1), path);
+  } catch (const InputError&) {
+    return nullptr;  // a line that is being written
+  }
+}
+
+Row read_run(const std::string& dir) {
+  if (!is_directory(dir)) throw InputError(dir, "no such folder", "name the output_dir of runs");
+  Row row{dir, "", nullptr, last_log_line(dir + "/trainer_log.jsonl")};
+  if (is_regular_file(dir + "/all_results.json")) row.results = parse_json_file(dir + "/all_results.json");
+  row.state = row.results.is_object() ? "done" : row.last.is_object() ? "not ended" : "not begun";
+  return row;
+}
+
+std::string cell(const Json& object, const char* key) {
+  if (!object.is_object() || !object.contains(key) || object[key].is_null()) return "-";
+  const Json& v = object[key];
+  if (v.is_number_float()) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.6g", v.get<double>());
+    return text;
+  }
+  return v.is_string() ? v.get<std::string>() : dump_json(v);
+}
+
+}  // namespace
+
+int command_report(const std::vector<std::string>& args, App& app) {
+  CommandLine line("report", "DIR… [--json]", "Tabulates the results of runs (their output_dir): a job array's tasks, variants of one configuration.");
+  line.options.add_options()("json", "one JSON object on one line");
+  line.take_words("DIR", -1);
+  if (!line.parse(args, app)) return kExitDone;
+  if (line.words().empty()) throw InputError("llmtrain report", "DIR is missing", "name the output_dir of one run or more");
+  std::vector<Row> rows;
+  for (const std::string& dir : line.words()) rows.push_back(read_run(dir));
+  if (line.has("json")) {
+    Json out = Json::array();
+    for (const Row& r : rows) out.push_back({{"dir", r.dir}, {"state", r.state}, {"results", r.results}, {"last", r.last}});
+    app.print(dump_json({{"runs", out}}) + "\n");
+    return kExitDone;
+  }
+  std::vector<std::vector<std::string>> table = {{"run", "state", "steps", "last loss", "train loss", "eval loss", "seconds", "samples/s"}};
+  for (const Row& r : rows) {
+    table.push_back({r.dir, r.state, cell(r.last, "current_steps") + "/" + cell(r.last, "total_steps"), cell(r.last, "loss"), cell(r.results, "train_loss"),
+                     cell(r.results, "eval_loss"), cell(r.results, "train_runtime"), cell(r.results, "train_samples_per_second")});
+  }
+  std::string text;
+  for (const auto& row : table) {
+    for (size_t c = 0; c < row.size(); ++c) {
+      size_t width = 0;
+      for (const auto& other : table) width = std::max(width, other[c].size());
+      text += row[c] + (c + 1 < row.size() ? std::string(width - row[c].size() + 2, ' ') : "\n");
+    }
+  }
+  app.print(text);
+  return kExitDone;
+}
+
+}  // namespace llmtrain

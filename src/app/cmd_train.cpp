@@ -1,0 +1,40 @@
+// llmtrain train: a whole training run; do_train: false with do_eval: true only evaluates.
+#include <boost/program_options/value_semantic.hpp>
+#include <string>
+
+#include "app/commands.h"
+#include "app/config_check.h"
+#include "app/help.h"
+#include "app/ranks.h"
+#include "app/version.h"
+#include "core/error.h"
+#include "train/run.h"
+
+namespace po = boost::program_options;
+
+namespace llmtrain {
+
+int command_train(const std::vector<std::string>& args, App& app) {
+  CommandLine line("train", "--config F [key=value…]",
+                   "Trains as the configuration says: LLaMA-Factory's YAML, with key=value words that override it. mpirun -np N llmtrain --config F\n"
+                   "trains on N ranks under ZeRO-3. The model, logs and results are written into output_dir.");
+  line.options.add_options()("config", po::value<std::string>(), "the YAML file");
+  line.take_words("key=value", -1);
+  line.set_epilog(keys_help());
+  if (!line.parse(args, app)) return kExitDone;
+  return run_on_ranks(app, [&](MpiRuntime& mpi, RankGroup& group) {
+    RunRequest request;
+    run_on_all_or_fail(group, [&] {
+      if (!line.has("config")) throw InputError("llmtrain train", "--config is missing", "name the YAML file: llmtrain train --config F");
+      CheckedConfig checked = check_configuration(line.get<std::string>("config"), line.words());
+      if (checked.deepspeed) resolve_batch(checked.config, *checked.deepspeed, group.size());
+      request.config = std::move(checked.config);
+      request.notes = std::move(checked.notes);
+    });
+    if (group.rank() == 0) request.version = version_block();
+    run_training(mpi, group, request, app.log);
+    return int{kExitDone};
+  });
+}
+
+}  // namespace llmtrain

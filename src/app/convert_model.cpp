@@ -1,0 +1,77 @@
+#include "app/convert_model.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "hf/copy_tensors.h"
+#include "model/model_weights.h"
+
+namespace llmtrain {
+namespace {
+
+// A model to convert, whatever it is stored as.
+struct OpenSource {
+  std::unique_ptr<TensorSource> tensors;
+  ExportChoices choices;  // of the small files; dtype is set later
+};
+
+OpenSource open_hugging_face(const std::string& folder, Log& log) {
+  const ModelConfig config = load_model_config(folder);
+  auto weights = std::make_unique<ModelWeights>(config, folder);
+  for (const std::string& note : config.notes) log.info(note);
+  if (!weights->ignored().empty()) {
+    log.info(std::to_string(weights->ignored().size()) + " tensors are not part of the model and are left out: " + weights->ignored().front() +
+             (weights->ignored().size() > 1 ? ", …" : ""));
+  }
+  OpenSource source;
+  source.choices.source_folder = folder;
+  source.choices.config = config.raw;
+  source.tensors = std::move(weights);
+  return source;
+}
+
+void check_out(const ConvertOptions& options) {
+  std::error_code error;
+  if (options.out.empty()) throw InputError("OUT", "a folder is expected");
+  if (is_regular_file(options.out)) throw InputError(options.out, "is a file; a folder is expected");
+  if (is_directory(options.out) && std::filesystem::equivalent(options.out, resolve_model(options.source, "SRC"), error)) {
+    throw InputError(options.out, "is the folder that is read", "name another folder for the result");
+  }
+  if (is_directory(options.out) && !std::filesystem::is_empty(options.out) && !options.force) {
+    throw InputError(options.out, "is not empty", "name another folder, or give --force to replace the model in it");
+  }
+}
+
+}  // namespace
+
+ConvertResult convert_model(const ConvertOptions& options, RankGroup& group, Log& log) {
+  OpenSource source;
+  std::vector<SmallFile> small_files;
+  ConvertResult result;
+  run_on_all_or_fail(group, [&] {
+    if (group.rank() == 0) check_out(options);
+    source = open_hugging_face(resolve_model(options.source, "SRC"), log);
+    const DType stored = source.tensors->dtype();
+    result.dtype = options.dtype.value_or(stored == DType::float64 ? DType::float32 : stored);
+    source.choices.dtype = result.dtype;
+    if (group.rank() == 0) small_files = make_small_files(source.choices);
+  });
+  source.tensors->verify(group);
+
+  FolderExport out(group, ExportPlan(source.tensors->tensors(), result.dtype, options.max_shard_bytes), options.out);
+  result.files = out.plan().files().size();
+  result.bytes = out.plan().total_bytes();
+  result.parameters = static_cast<int64_t>(result.bytes / size_of(result.dtype));
+  const bool terminal = ::isatty(2) == 1;
+  copy_tensors(group, *source.tensors, out, [&](uint64_t done, uint64_t total) {
+    if (terminal) log.bar("converting: " + std::to_string(done * 100 / total) + " %", done == total);
+  });
+  out.finish(small_files);
+  return result;
+}
+
+}  // namespace llmtrain

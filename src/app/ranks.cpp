@@ -1,0 +1,69 @@
+#include "app/ranks.h"
+
+#include <chrono>
+#include <exception>
+#include <iostream>
+#include <new>
+#include <string>
+#include <thread>
+
+#include "core/error.h"
+
+namespace llmtrain {
+namespace {
+
+constexpr int kAgreementSeconds = 3;
+// Rank 0 speaks first where all ranks fail alike; one that fails alone waits no longer than this before it speaks itself.
+constexpr int kSpeakFirstMilliseconds = 1000;
+
+void say(const MpiRuntime& mpi, const std::string& message) {
+  const std::string where = mpi.rank() == 0 ? "" : "rank " + std::to_string(mpi.rank()) + " on " + mpi.host() + ": ";
+  std::cerr << "llmtrain: " + where + message + "\n" << std::flush;
+}
+
+// All ranks have the same error: rank 0 says it, and nobody leaves before that (a launcher kills the others when the first one leaves).
+int leave_together(MpiRuntime& mpi, const std::string& message, int exit_code) {
+  if (mpi.rank() == 0) say(mpi, message);
+  if (mpi.active() && mpi.size() > 1) {
+    std::thread([&mpi, message, exit_code] {
+      std::this_thread::sleep_for(std::chrono::seconds(kAgreementSeconds));
+      if (mpi.rank() != 0) say(mpi, message);
+      mpi.abort(exit_code);
+    }).detach();
+  }
+  mpi.finalise();
+  return exit_code;
+}
+
+[[noreturn]] void fail(MpiRuntime& mpi, const std::string& message) {
+  if (mpi.rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(kSpeakFirstMilliseconds));
+  say(mpi, message);
+  mpi.abort(kExitFailed);
+}
+
+}  // namespace
+
+int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& group)>& work) {
+  MpiRuntime mpi(nullptr, nullptr);
+  app.launcher_rank = mpi.active() ? mpi.rank() : app.launcher_rank;
+  app.log.set_rank(mpi.rank(), mpi.rank() == 0);
+  try {
+    int exit_code = kExitDone;
+    {
+      const std::unique_ptr<RankGroup> group = make_rank_group(mpi);
+      exit_code = work(mpi, *group);
+    }
+    mpi.finalise();
+    return exit_code;
+  } catch (const InputError& e) {
+    return leave_together(mpi, e.what(), kExitInput);
+  } catch (const NotHere& e) {
+    return leave_together(mpi, e.what(), kExitNotHere);
+  } catch (const std::bad_alloc&) {
+    fail(mpi, "out of host memory");
+  } catch (const std::exception& e) {
+    fail(mpi, e.what());
+  }
+}
+
+}  // namespace llmtrain

@@ -1,0 +1,26 @@
+// Who held the others up: read from the dumps that watchdogs wrote. A rank without a dump was stopped or dead; else the one that has come least far in
+// the collectives that the others wait in.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+
+namespace llmtrain {
+
+struct Diagnosis {
+  int size = 0;                       // ranks of the job
+  std::vector<int> without_dump;      // stopped, dead, or on a node that could not write
+  std::vector<int> laggards;          // ranks that have not joined what the others wait in
+  std::string collective;             // "all_gather 'layer 3' (number 57 of 'gather')"
+  std::vector<std::string> hosts;     // by rank; "" where unknown
+  std::string text() const;           // a few lines for a person
+};
+
+// `dumps`: the JSON of rank-*.json files. InputError when there is none or they are of different jobs.
+Diagnosis diagnose(const std::vector<Json>& dumps);
+// All rank-*.json of a folder, or the files named.
+std::vector<Json> read_dumps(const std::vector<std::string>& paths);
+
+}  // namespace llmtrain

@@ -1,0 +1,288 @@
+// The phases of a run: model, data, engine, training or evaluation, outputs.
+#include "train/run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <optional>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "data/prepare.h"
+#include "train/data_options.h"
+#include "train/model_setup.h"
+#include "train/output_dir.h"
+#include "train/trainer.h"
+
+namespace llmtrain {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Collects what set-up took, for one line in the log.
+class Phases {
+ public:
+  void done(const std::string& name) {
+    const Clock::time_point now = Clock::now();
+    char text[64];
+    std::snprintf(text, sizeof text, "%s%s %.2f s", line_.empty() ? "" : ", ", name.c_str(), std::chrono::duration<double>(now - last_).count());
+    line_ += text;
+    last_ = now;
+  }
+  std::string line() const { return "set-up: " + line_; }
+
+ private:
+  Clock::time_point last_ = Clock::now();
+  std::string line_;
+};
+
+// What no version of the CPU engine can do; the rest is refused by check_trainable.
+void refuse_unsupported(const Config& c) {
+  const auto refuse = [&c](const std::string& key, const std::string& value, const std::string& advice) {
+    throw InputError(c.origin(key) + ": " + key, value + " is not supported by this version", advice);
+  };
+  if (c.device == "cuda") refuse("device", "cuda", "use device: cpu, or auto");
+  if (c.communicator == "nccl" || c.communicator == "staged") refuse("communicator", c.communicator, "use auto, shared or mpi");
+  if (c.states != "float32") refuse("states", c.states, "use states: float32");
+  if (c.fp16) refuse("fp16", "float16 training", "use bf16: true");
+  if (c.save_only_model && c.save_strategy == "best") refuse("save_strategy", "best", "use steps, epoch or no");
+}
+
+std::string plural(int64_t n, const std::string& what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
+
+class Run {
+ public:
+  Run(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log)
+      : mpi_(mpi), group_(group), request_(request), config_(request.config), log_(log), writes_(group.rank() == 0) {}
+
+  void go() {
+    set_up_model();
+    set_up_data();
+    set_up_engine();
+    set_up_output();
+    if (config_.do_train) {
+      train();
+      export_final();
+    } else {
+      evaluate_only();
+    }
+    finish();
+  }
+
+ private:
+  void set_up_model();
+  void set_up_data();
+  void set_up_engine();
+  void set_up_output();
+  RunShape shape() const;
+  void train();
+  void evaluate_only();
+  void save_checkpoint(int64_t step);
+  void export_final();
+  void finish();
+  void say_what_runs() const;
+  EngineOptions engine_options() const;
+
+  MpiRuntime& mpi_;
+  RankGroup& group_;
+  const RunRequest& request_;
+  const Config& config_;
+  Log& log_;
+  bool writes_;
+  Phases phases_;
+
+  ModelSetup model_;
+  Template template_;
+  SpecialTokens tokens_;
+  RowSet rows_;
+  std::vector<EvalRows> eval_rows_;
+  std::vector<SmallFile> export_files_;
+  std::optional<Sampler> sampler_;
+  std::optional<StepPlan> plan_;
+  std::optional<Schedule> schedule_;
+  std::unique_ptr<Engine> engine_;
+  std::optional<RunLog> run_log_;
+  std::optional<Evaluator> evaluator_;
+  std::vector<std::pair<int64_t, std::string>> old_checkpoints_;
+  Clock::time_point begun_ = Clock::now();
+};
+
+void Run::set_up_model() {
+  run_on_all_or_fail(group_, [&] {
+    refuse_unsupported(config_);
+    model_ = open_model_for_training(config_);
+    trained_tensors(config_, model_.config);  // its faults belong here, before the data
+  });
+  for (const std::string& note : request_.notes) log_.info(note);
+  for (const std::string& note : model_.notes) log_.info(note);
+  phases_.done("model");
+}
+
+void Run::set_up_data() {
+  Dataset data = prepare_data(make_data_options(config_, config_.output_dir, 0), *model_.tokenizer, group_, log_);
+  template_ = data.tmpl;
+  tokens_ = data.tokens;
+  rows_ = RowSet(std::move(data.train), model_.config.vocab_size);
+  for (EvalSet& set : data.eval)
+    eval_rows_.push_back({set.name == "eval" ? "eval" : "eval_" + set.name, RowSet(std::move(set.store), model_.config.vocab_size)});
+  std::erase_if(eval_rows_, [](const EvalRows& set) { return set.rows.size() == 0; });
+  run_on_all_or_fail(group_, [&] {
+    if (config_.do_train && rows_.size() == 0) throw InputError(config_.origin("dataset") + ": dataset", "there is no row to train on", "the report above says what became of the rows");
+    if (config_.evaluates() && eval_rows_.empty()) throw InputError("eval_dataset", "there is no row to evaluate on", "name eval_dataset, or give val_size");
+    if (writes_) export_files_ = export_files(config_, model_, template_, tokens_);
+    if (!config_.do_train) return;
+    const int64_t accumulation = config_.gradient_accumulation_steps;
+    sampler_.emplace(static_cast<uint64_t>(rows_.size()), config_.per_device_train_batch_size, accumulation, group_.size(), static_cast<uint64_t>(config_.sampler_seed()),
+                     !config_.disable_shuffling);
+    plan_.emplace(*sampler_, accumulation, config_.num_train_epochs, config_.max_steps);
+    ScheduleOptions schedule;
+    schedule.type = config_.lr_scheduler_type;
+    schedule.learning_rate = config_.learning_rate;
+    schedule.total_steps = plan_->total_steps();
+    schedule.warmup_steps = warmup_steps_of(config_, schedule.total_steps);
+    schedule.kwargs = config_.lr_scheduler_kwargs;
+    schedule.where = config_.origin("lr_scheduler_kwargs") + ": lr_scheduler_kwargs";
+    schedule_ = Schedule::make(schedule);
+  });
+  phases_.done("data");
+}
+
+EngineOptions Run::engine_options() const {
+  EngineOptions e;
+  e.compute = config_.bf16 ? DType::bfloat16 : DType::float32;
+  e.training = config_.do_train;
+  e.prefetch_depth = static_cast<int>(config_.prefetch_depth);
+  e.overlap = parse_overlap(config_.overlap, config_.origin("overlap") + ": overlap");
+  e.recompute = parse_recompute(config_.recompute_mode(), config_.origin("recompute") + ": recompute");
+  e.nodes.ranks_per_node = static_cast<int>(config_.ranks_per_node);
+  e.nodes.shared_memory = config_.communicator != "mpi";
+  RowSet::Bounds most{1, 1, 1};
+  const auto cover = [&most](const RowSet::Bounds& b) {
+    most = {std::max(most.tokens, b.tokens), std::max(most.longest_sequence, b.longest_sequence), std::max(most.longest_row, b.longest_row)};
+  };
+  if (config_.do_train) cover(rows_.bounds(config_.per_device_train_batch_size));
+  if (config_.evaluates())
+    for (const EvalRows& set : eval_rows_) cover(set.rows.bounds(config_.per_device_eval_batch_size));
+  e.max_tokens = most.tokens;
+  e.longest_sequence = most.longest_sequence;
+  e.max_positions = most.longest_row;
+  e.adamw.beta1 = config_.adam_beta1;
+  e.adamw.beta2 = config_.adam_beta2;
+  e.adamw.epsilon = config_.adam_epsilon;
+  e.adamw.weight_decay = config_.weight_decay;
+  e.adamw.max_grad_norm = config_.max_grad_norm;
+  e.trained = trained_tensors(config_, model_.config);
+  return e;
+}
+
+void Run::set_up_engine() {
+  engine_ = std::make_unique<Engine>(mpi_, group_, model_.config, engine_options(), log_);
+  phases_.done("engine");
+  engine_->load_weights(*model_.weights);
+  phases_.done("weights");
+  say_what_runs();
+}
+
+void Run::say_what_runs() const {
+  const ShardLayout& layout = engine_->manager().layout();
+  char text[240];
+  std::snprintf(text, sizeof text, "model: %s, %.2f M parameters, %.2f M trained, %s, %s of %s, recompute %s, communication %s", model_.config.model_type.c_str(),
+                static_cast<double>(layout.parameters_total()) / 1e6, static_cast<double>(layout.parameters_trained()) / 1e6, config_.bf16 ? "bfloat16" : "float32",
+                plural(group_.size(), "rank").c_str(), plural(engine_->threads(), "thread").c_str(), name_of(engine_->recompute()), engine_->overlaps() ? "overlapped" : "in turn");
+  log_.info(text);
+  for (const std::string& line : engine_->plan_lines()) log_.info(line);
+  if (plan_) {
+    log_.info("steps: " + std::to_string(plan_->total_steps()) + " of " + std::to_string(config_.per_device_train_batch_size) + " rows x " +
+              plural(config_.gradient_accumulation_steps, "micro-step") + " x " + plural(group_.size(), "rank") + ", " + std::to_string(rows_.size()) + " rows an epoch, " +
+              std::to_string(sampler_->steps_per_epoch()) + " steps an epoch");
+  }
+}
+
+RunShape Run::shape() const {
+  RunShape s;
+  s.output_dir = config_.output_dir;
+  s.total_steps = plan_ ? plan_->total_steps() : 0;
+  const auto steps = [&s](const std::string& strategy, double value) { return strategy == "steps" && s.total_steps > 0 ? steps_of(value, s.total_steps) : int64_t{0}; };
+  s.logging_steps = steps(config_.logging_strategy, config_.logging_steps);
+  s.save_steps = steps(config_.save_strategy, config_.save_steps);
+  s.eval_steps = steps(config_.eval_strategy, config_.evaluation_steps());
+  s.epochs_wanted = plan_ ? static_cast<double>(plan_->epochs()) : 0;
+  s.train_batch_size = config_.per_device_train_batch_size;
+  s.plot = config_.plot_loss;
+  return s;
+}
+
+// From here on output_dir is written. Everything that could be wrong with the input has been looked at.
+void Run::set_up_output() {
+  run_on_all_or_fail(group_, [&] {
+    if (!writes_) return;
+    make_directories(config_.output_dir);
+    if (const std::string earlier = earlier_run(config_.output_dir); !earlier.empty() && !config_.overwrite_output_dir) log_.info(earlier);
+    if (config_.overwrite_output_dir && config_.do_train) old_checkpoints_ = checkpoints_in(config_.output_dir);
+    run_log_.emplace(shape());
+    run_log_->open();
+    write_file_atomically(config_.output_dir + "/resolved_config.yaml", resolved_yaml(config_));
+    write_file_atomically(config_.output_dir + "/version.txt", request_.version);
+    std::string plan;
+    for (const std::string& line : engine_->plan_lines()) plan += line + "\n";
+    write_file_atomically(config_.output_dir + "/memory_plan.txt", plan);
+  });
+  if (config_.evaluates()) evaluator_.emplace(*engine_, std::move(eval_rows_), config_.per_device_eval_batch_size, log_, run_log_ ? &*run_log_ : nullptr);
+  if (config_.do_train && !config_.save_only_model && config_.save_strategy != "no")
+    log_.info("checkpoints between the start and the end are not written by this version; the final model is (save_only_model: true writes models in between)");
+  phases_.done("output");
+  log_.info(phases_.line());
+}
+
+void Run::train() {
+  std::optional<Progress> progress;
+  if (log_.speaks()) progress.emplace(log_, parse_progress(config_.progress), mpi_.active(), plan_->total_steps());
+  TrainerParts parts{config_, *engine_, log_};
+  parts.run_log = run_log_ ? &*run_log_ : nullptr;
+  parts.progress = progress ? &*progress : nullptr;
+  parts.rows = &rows_;
+  parts.sampler = &*sampler_;
+  parts.evaluator = evaluator_ ? &*evaluator_ : nullptr;
+  if (config_.save_only_model && config_.save_strategy != "no") parts.save_checkpoint = [this](int64_t step) { save_checkpoint(step); };
+  parts.begun_well = [this] { remove_folders(old_checkpoints_); };
+  Trainer trainer(std::move(parts), *plan_, *schedule_);
+  TrainSummary summary = trainer.train();
+  // 6 operations a parameter and token, the embedding's table left out, as transformers estimates it.
+  const int64_t table = model_.config.vocab_size * model_.config.hidden_size;
+  summary.total_flos = 6.0 * static_cast<double>(summary.tokens) * static_cast<double>(parameter_count(model_.config) - table);
+  trainer.evaluate_at(plan_->total_steps());
+  if (run_log_) run_log_->finish_training(summary);
+}
+
+void Run::evaluate_only() {
+  evaluator_->run(0, 0, std::chrono::duration<double>(Clock::now() - begun_).count(), true);
+}
+
+void Run::save_checkpoint(int64_t step) {
+  const std::string folder = config_.output_dir + "/checkpoint-" + std::to_string(step);
+  log_.warn_once("save_only_model: checkpoints are plain Hugging Face folders, from which a run cannot be resumed");
+  export_model(*engine_, group_, folder, export_dtype(config_), export_files_);
+  if (!run_log_) return;
+  run_log_->write_state(folder);
+  keep_newest(config_.output_dir, config_.save_total_limit.value_or(0));
+}
+
+void Run::export_final() {
+  export_model(*engine_, group_, config_.output_dir, export_dtype(config_), export_files_);
+  log_.info("model: " + config_.output_dir + " (" + name_of(export_dtype(config_)) + ")");
+}
+
+void Run::finish() {
+  double peak = static_cast<double>(peak_resident_bytes());
+  engine_->communicator().all_reduce_max(&peak, 1);
+  if (!run_log_) return;
+  run_log_->write_state(config_.output_dir);
+  run_log_->write_results({{"peak_host_bytes_per_rank", peak}});
+  run_log_->write_plots();
+}
+
+}  // namespace
+
+void run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log) { Run(mpi, group, request, log).go(); }
+
+}  // namespace llmtrain

@@ -1,0 +1,24 @@
+// A whole training run: from a checked configuration to the files of output_dir.
+//
+// Set-up comes first and changes nothing but the token store: whatever is wrong is found by all ranks together and raised as the same InputError on each.
+// Thread rules: collective; one thread.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "comm/context.h"
+#include "config/config.h"
+#include "core/log.h"
+
+namespace llmtrain {
+
+struct RunRequest {
+  Config config;                   // checked (check_trainable), batch sizes resolved for this number of ranks
+  std::vector<std::string> notes;  // accepted without effect: logged once
+  std::string version;             // the block of `llmtrain --version`, kept beside the results
+};
+
+void run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log);
+
+}  // namespace llmtrain

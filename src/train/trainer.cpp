@@ -1,0 +1,186 @@
+// The loop of trainer.h.
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+#include "core/error.h"
+
+namespace llmtrain {
+namespace {
+
+double now_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::string number(const char* format, double value) {
+  char text[48];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+}  // namespace
+
+Every make_every(const std::string& strategy, double value, int64_t total_steps) {
+  if (strategy == "epoch") return {Every::epochs, 0};
+  if (strategy == "steps") return {Every::steps, std::max<int64_t>(1, steps_of(value, total_steps))};
+  return {};
+}
+
+Trainer::Trainer(TrainerParts parts, StepPlan plan, Schedule schedule)
+    : parts_(std::move(parts)), plan_(plan), schedule_(std::move(schedule)) {
+  const Config& c = parts_.config;
+  logging_ = make_every(c.logging_strategy, c.logging_steps, plan_.total_steps());
+  evaluating_ = make_every(c.eval_strategy, c.evaluation_steps(), plan_.total_steps());
+  if (parts_.save_checkpoint) saving_ = make_every(c.save_strategy, c.save_steps, plan_.total_steps());
+  begun_ = logged_at_ = now_seconds();
+}
+
+double Trainer::elapsed() const { return now_seconds() - begun_; }
+
+TrainSummary Trainer::train() {
+  begun_ = logged_at_ = now_seconds();
+  parts_.engine.reset_times();
+  for (int64_t step = 1; step <= plan_.total_steps(); ++step) {
+    const StepOutcome outcome = one_step(step);
+    if (step == 1 && parts_.begun_well) parts_.begun_well();
+    if (logging_.at(step, plan_) || (step == 1 && parts_.config.logging_first_step)) {
+      log_step(step, outcome);
+    } else {
+      show(step);
+    }
+    if (evaluating_.at(step, plan_)) aside([&] { evaluate_at(step); });
+    if (saving_.at(step, plan_)) aside([&] { parts_.save_checkpoint(step); });
+  }
+  reduce_losses();
+  if (parts_.progress) parts_.progress->finish();
+  if (skipped_ > 0) parts_.log.warn(std::to_string(skipped_) + " step(s) were skipped because their gradient was not finite");
+  TrainSummary summary;
+  summary.step = plan_.total_steps();
+  summary.epoch = plan_.epochs_after(plan_.total_steps());
+  summary.train_loss = total_loss_ / static_cast<double>(plan_.total_steps());
+  summary.seconds = elapsed();
+  summary.tokens = tokens_;
+  summary.rows = static_cast<int64_t>(std::llround(summary.epoch * static_cast<double>(parts_.rows->size())));
+  return summary;
+}
+
+// Runs what is not training: its time counts neither in tokens per second nor as exposed communication.
+template <class Work>
+void Trainer::aside(Work&& work) {
+  const Engine::Times before = parts_.engine.times();
+  exposed_ += before.exposed_gather + before.exposed_reduce;
+  const double begin = now_seconds();
+  work();
+  logged_at_ += now_seconds() - begin;
+  parts_.engine.reset_times();
+}
+
+Trainer::StepOutcome Trainer::one_step(int64_t step) {
+  const RowSet& rows = *parts_.rows;
+  const Sampler& sampler = *parts_.sampler;
+  const uint64_t epoch = plan_.epoch_of(step), in_epoch = plan_.step_in_epoch(step);
+  int64_t labels = 0;
+  for (const size_t row : sampler.rows_of_step(epoch, in_epoch)) {
+    labels += rows.labels(row);
+    tokens_ += rows.length(row);
+  }
+  const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, labels));
+
+  double token_losses = 0;
+  int64_t own_labels = 0;
+  for (int64_t micro = 0; micro < sampler.micro_steps(in_epoch); ++micro) {
+    const std::vector<size_t> mine = sampler.rows_of(epoch, in_epoch, micro, parts_.engine.communicator().rank());
+    batch_.clear();
+    rows.append(batch_, mine);
+    for (const size_t row : mine) own_labels += rows.labels(row);
+    token_losses += parts_.engine.forward_backward(batch_, scale);
+  }
+  StepOutcome outcome;
+  outcome.rate = schedule_.rate(step);
+  const AdamW::Result result = parts_.engine.update(outcome.rate);
+  outcome.grad_norm = result.grad_norm;
+  loss_sum_ += token_losses * scale;
+  ++unreduced_steps_;
+  shown_loss_ = own_labels > 0 ? token_losses / static_cast<double>(own_labels) : shown_loss_;
+  if (result.applied) {
+    skipped_in_a_row_ = 0;
+  } else {
+    skip(step, result);
+  }
+  return outcome;
+}
+
+// Every rank holds the same result, so all skip, and all stop.
+void Trainer::skip(int64_t step, const AdamW::Result& result) {
+  ++skipped_;
+  const std::string what = "step " + std::to_string(step) + ": the gradient is not finite (found first in " + result.origin + ")";
+  if (++skipped_in_a_row_ >= kMaxSkippedSteps)
+    throw OperationError(what + ", " + std::to_string(skipped_in_a_row_) + " steps in a row; the run ends. A lower learning_rate, a longer warm-up or a look at the data may help.");
+  parts_.log.warn(what + "; the step is skipped, weights stay as they are");
+}
+
+// The mean loss of the steps since the last reduction, over all ranks.
+double Trainer::reduce_losses() {
+  if (unreduced_steps_ == 0) return 0;
+  parts_.engine.communicator().all_reduce_sum(&loss_sum_, 1);
+  const double mean = loss_sum_ / static_cast<double>(unreduced_steps_);
+  total_loss_ += loss_sum_;
+  loss_sum_ = 0;
+  unreduced_steps_ = 0;
+  return mean;
+}
+
+void Trainer::log_step(int64_t step, const StepOutcome& outcome) {
+  const int64_t steps = std::max<int64_t>(1, unreduced_steps_);
+  const double loss = reduce_losses();
+  const Engine::Times times = parts_.engine.times();
+  parts_.engine.reset_times();
+  double exposed = (exposed_ + times.exposed_gather + times.exposed_reduce) / static_cast<double>(steps);
+  exposed_ = 0;
+  parts_.engine.communicator().all_reduce_max(&exposed, 1);
+  const double now = now_seconds();
+  tokens_per_second_ = static_cast<double>(tokens_ - tokens_logged_) / std::max(1e-9, now - logged_at_);
+  logged_at_ = now;
+  tokens_logged_ = tokens_;
+  shown_loss_ = loss;
+  if (parts_.run_log) {
+    StepRecord record;
+    record.step = step;
+    record.epoch = plan_.epochs_after(step);
+    record.loss = loss;
+    record.grad_norm = outcome.grad_norm;
+    record.learning_rate = outcome.rate;
+    record.elapsed_seconds = elapsed();
+    record.tokens = tokens_;
+    parts_.run_log->step(record);
+  }
+  if (parts_.progress) {
+    parts_.progress->line(progress_state(step), "grad_norm " + number("%.3g", outcome.grad_norm) + "  lr " + number("%.3g", outcome.rate) +
+                                                    "  exposed communication " + number("%.1f", 1e3 * exposed) + " ms a step");
+  }
+}
+
+Progress::State Trainer::progress_state(int64_t step) const {
+  Progress::State state;
+  state.step = step;
+  state.epoch = plan_.epochs_after(step);
+  state.loss = shown_loss_;
+  state.elapsed_seconds = elapsed();
+  state.tokens_per_second = tokens_per_second_ > 0 ? tokens_per_second_ : static_cast<double>(tokens_) / std::max(1e-9, state.elapsed_seconds);
+  state.remaining_seconds = state.elapsed_seconds / static_cast<double>(step) * static_cast<double>(plan_.total_steps() - step);
+  return state;
+}
+
+void Trainer::show(int64_t step) {
+  if (parts_.progress) parts_.progress->update(progress_state(step));
+}
+
+void Trainer::evaluate_at(int64_t step) {
+  if (!parts_.evaluator || evaluated_at_ == step) return;
+  evaluated_at_ = step;
+  const bool bar = parts_.progress && parts_.progress->draws_bar();
+  parts_.evaluator->run(step, plan_.epochs_after(step), elapsed(), !bar || step == plan_.total_steps());
+}
+
+}  // namespace llmtrain

@@ -1,0 +1,94 @@
+// Trainer: the loop over optimizer steps, with logging, evaluation and saving at the steps that the configuration names.
+//
+// A step: loss = sum of token losses / number of labels that are not -100 over all micro-batches and ranks of the step (counted before the shift, known to
+// every rank from the token store); AdamW with clipping; a step whose gradient is not finite is skipped by all ranks, and too many in a row end the run.
+// Logged loss: mean over the steps since the last log; grad_norm before clipping at the logged step; learning_rate as used in it.
+// Thread rules: collective; one thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "core/log.h"
+#include "optim/schedules.h"
+#include "train/batching.h"
+#include "train/engine.h"
+#include "train/evaluation.h"
+#include "train/progress.h"
+#include "train/run_log.h"
+#include "train/step_plan.h"
+
+namespace llmtrain {
+
+// When something happens: every so many steps, at the end of each epoch, or never.
+struct Every {
+  enum Kind { never, steps, epochs } kind = never;
+  int64_t count = 0;  // of steps
+  bool at(int64_t step, const StepPlan& plan) const {
+    if (kind == never) return false;
+    if (step == plan.total_steps()) return true;
+    return kind == epochs ? plan.ends_epoch(step) : step % count == 0;
+  }
+};
+// strategy: "no", "steps", "epoch"; value: of steps, or a share of all steps below 1.
+Every make_every(const std::string& strategy, double value, int64_t total_steps);
+
+struct TrainerParts {
+  const Config& config;
+  Engine& engine;
+  Log& log;
+  RunLog* run_log = nullptr;             // on the rank that writes, else null
+  Progress* progress = nullptr;          // on the rank that speaks, else null
+  const RowSet* rows = nullptr;
+  const Sampler* sampler = nullptr;
+  Evaluator* evaluator = nullptr;        // null: nothing to evaluate on
+  std::function<void(int64_t)> save_checkpoint = nullptr;  // collective; null: nothing is saved between
+  std::function<void()> begun_well = nullptr;              // after the first step, once
+};
+
+class Trainer {
+ public:
+  Trainer(TrainerParts parts, StepPlan plan, Schedule schedule);
+  // All steps. Returns what the summary needs.
+  TrainSummary train();
+  // Evaluates at `step` unless that was done already.
+  void evaluate_at(int64_t step);
+
+ private:
+  struct StepOutcome {
+    double rate = 0, grad_norm = 0;
+  };
+  StepOutcome one_step(int64_t step);
+  template <class Work>
+  void aside(Work&& work);
+  void skip(int64_t step, const AdamW::Result& result);
+  void log_step(int64_t step, const StepOutcome& outcome);
+  double reduce_losses();
+  void show(int64_t step);
+  Progress::State progress_state(int64_t step) const;
+  double elapsed() const;
+
+  TrainerParts parts_;
+  StepPlan plan_;
+  Schedule schedule_;
+  Every logging_, evaluating_, saving_;
+  double begun_ = 0, logged_at_ = 0;    // seconds of the monotonic clock
+  Batch batch_;
+  double loss_sum_ = 0;                 // this rank's part of the steps' losses since the last reduction
+  double total_loss_ = 0;               // of all reduced steps
+  int64_t unreduced_steps_ = 0;
+  double shown_loss_ = 0;
+  int64_t tokens_ = 0, tokens_logged_ = 0;
+  double tokens_per_second_ = 0;
+  double exposed_ = 0;                  // seconds of waiting for communication that are not in engine.times() any more
+  int64_t skipped_in_a_row_ = 0, skipped_ = 0;
+  int64_t evaluated_at_ = -1;
+};
+
+// So many steps in a row without a finite gradient end the run.
+inline constexpr int64_t kMaxSkippedSteps = 10;
+
+}  // namespace llmtrain

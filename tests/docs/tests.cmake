@@ -1,0 +1,10 @@
+# The quick start and every command of the documents, run from outside in a scratch copy; and the scripts around the build.
+set(docs_scratch ${PROJECT_BINARY_DIR}/docs-scratch)
+foreach(name quickstart run_commands)
+  add_test(NAME docs-${name} COMMAND ${CMAKE_CURRENT_LIST_DIR}/${name}.sh ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR} ${docs_scratch})
+  set_tests_properties(docs-${name} PROPERTIES LABELS e2e PROCESSORS 2 TIMEOUT 900)
+endforeach()
+set_tests_properties(docs-quickstart PROPERTIES FIXTURES_SETUP quickstart)
+set_tests_properties(docs-run_commands PROPERTIES FIXTURES_REQUIRED quickstart)
+add_test(NAME docs-install_deps COMMAND ${CMAKE_CURRENT_LIST_DIR}/install_deps_test.sh ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR} ${PROJECT_BINARY_DIR}/install-deps-scratch)
+set_tests_properties(docs-install_deps PROPERTIES LABELS unit TIMEOUT 60)
