@@ -175,6 +175,7 @@ class Check {
 
   // How far AdamW may have moved each element differently after `steps`, from the error that its gradient may have.
   double step_difference(float gradient, double tolerance, double steps) const {
+    if (gradient == 0.0f) return 0;  // a token that does not occur: exactly zero here and there
     return steps * kLearningRate * std::min(2.0, tolerance / std::max(std::abs(static_cast<double>(gradient)), 1e-30));
   }
 

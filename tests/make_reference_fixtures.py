@@ -14,7 +14,7 @@ numbers; this script is only needed to make others. Sizes are chosen so that all
     grad.NAME                float32           d loss / d parameter
     losses, grad_norms       float32 [K]       K steps of AdamW on this batch: loss before each, norm before clipping
     after.NAME               float32           parameters after the K steps
-    generated                int64 [B, 8]      greedy continuation of the first 6 tokens
+    generated                int64 [B, 8]      greedy continuation of the first 8 tokens
 """
 import argparse
 import pathlib
@@ -23,7 +23,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-ROWS, LENGTH, VOCABULARY, STEPS, PROMPT, NEW = 2, 24, 96, 3, 6, 8
+ROWS, LENGTH, VOCABULARY, STEPS, PROMPT, NEW = 2, 24, 96, 3, 8, 8
 LEARNING_RATE, BETAS, EPSILON, DECAY, CLIP = 1e-3, (0.9, 0.95), 1e-8, 0.1, 1.0
 
 COMMON = dict(

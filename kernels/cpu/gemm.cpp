@@ -3,25 +3,19 @@
 #include <dnnl.hpp>
 
 #include <algorithm>
-#include <list>
-#include <unordered_map>
-#include <vector>
 
 #include "core/error.h"
+#include "kernels/cpu/matmul_plan.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/parallel.h"
 
 namespace llmtrain::cpu {
 
 namespace {
 
-using dnnl::memory;
-using dnnl::matmul;
-
 void check(dnnl_status_t status, const char* call) {
   if (status != dnnl_success) throw OperationError(std::string(call) + ": oneDNN status " + std::to_string(static_cast<int>(status)));
 }
-
-memory::data_type dnnl_type(DType dtype) { return dtype == DType::bfloat16 ? memory::data_type::bf16 : memory::data_type::f32; }
 
 // The instruction set that oneDNN uses (ONEDNN_MAX_CPU_ISA limits it).
 bool has_isa(dnnl_cpu_isa_t wanted) { return (dnnl_get_effective_cpu_isa() & wanted) == wanted; }
@@ -34,95 +28,7 @@ constexpr int64_t kRowBlock = 512, kColumnBlock = 512;
 
 }  // namespace
 
-// Primitives by shape, the least recently used given up first. Rows vary from batch to batch, so that shapes keep coming: a primitive
-// takes about 0.3 ms to make and 100 KB to keep (measured with oneDNN 2.6).
-class Gemm::PrimitiveCache {
- public:
-  struct Entry {
-    GemmShape shape;
-    matmul primitive;
-    size_t scratch_bytes = 0;
-    memory a, b, bias, c, scratch;
-  };
-
-  Entry& find(const GemmShape& shape) {
-    const auto at = index_.find(shape);
-    if (at != index_.end()) {
-      entries_.splice(entries_.begin(), entries_, at->second);
-      return entries_.front();
-    }
-    if (entries_.size() >= kCapacity) {
-      index_.erase(entries_.back().shape);
-      entries_.pop_back();
-    }
-    entries_.push_front(make(shape));
-    index_[shape] = entries_.begin();
-    return entries_.front();
-  }
-
-  void execute(Entry& e, const void* a, const void* b, const void* bias, void* c, void* scratch) {
-    e.a.set_data_handle(const_cast<void*>(a));
-    e.b.set_data_handle(const_cast<void*>(b));
-    e.c.set_data_handle(c);
-    dnnl_exec_arg_t arguments[5] = {{DNNL_ARG_SRC, e.a.get()}, {DNNL_ARG_WEIGHTS, e.b.get()}, {DNNL_ARG_DST, e.c.get()}};
-    int count = 3;
-    if (e.shape.bias) {
-      e.bias.set_data_handle(const_cast<void*>(bias));
-      arguments[count++] = {DNNL_ARG_BIAS, e.bias.get()};
-    }
-    if (e.scratch_bytes) {
-      e.scratch.set_data_handle(scratch);
-      arguments[count++] = {DNNL_ARG_SCRATCHPAD, e.scratch.get()};
-    }
-    check(dnnl_primitive_execute(e.primitive.get(), stream_.get(), count, arguments), "dnnl_primitive_execute");
-    check(dnnl_stream_wait(stream_.get()), "dnnl_stream_wait");
-  }
-
- private:
-  static constexpr size_t kCapacity = 256;
-
-  struct Hash {
-    size_t operator()(const GemmShape& s) const {
-      size_t h = static_cast<size_t>(s.inputs) | static_cast<size_t>(s.output) << 8 | static_cast<size_t>(s.a_transposed) << 16 |
-                 static_cast<size_t>(s.b_transposed) << 17 | static_cast<size_t>(s.accumulate) << 18 | static_cast<size_t>(s.bias) << 19;
-      for (int64_t d : {s.m, s.n, s.k}) h = (h ^ static_cast<size_t>(d)) * 0x9E3779B97F4A7C15u;
-      return h;
-    }
-  };
-
-  Entry make(const GemmShape& s) {
-    using tag = memory::format_tag;
-    const memory::data_type input = dnnl_type(s.inputs);
-    const memory::desc a({s.m, s.k}, input, s.a_transposed ? tag::ba : tag::ab), b({s.k, s.n}, input, s.b_transposed ? tag::ba : tag::ab);
-    const memory::desc c({s.m, s.n}, dnnl_type(s.output), tag::ab), bias({1, s.n}, input, tag::ab);
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (s.accumulate) {
-      dnnl::post_ops sum;
-      sum.append_sum(1.0f);
-      attributes.set_post_ops(sum);
-    }
-    const matmul::desc description = s.bias ? matmul::desc(a, b, bias, c) : matmul::desc(a, b, c);
-    const matmul::primitive_desc chosen(description, attributes, engine_);
-    Entry e;
-    e.shape = s;
-    e.primitive = matmul(chosen);
-    e.scratch_bytes = chosen.scratchpad_desc().get_size();
-    e.a = memory(a, engine_, DNNL_MEMORY_NONE);
-    e.b = memory(b, engine_, DNNL_MEMORY_NONE);
-    e.c = memory(c, engine_, DNNL_MEMORY_NONE);
-    if (s.bias) e.bias = memory(bias, engine_, DNNL_MEMORY_NONE);
-    if (e.scratch_bytes) e.scratch = memory(chosen.scratchpad_desc(), engine_, DNNL_MEMORY_NONE);
-    return e;
-  }
-
-  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
-  dnnl::stream stream_{engine_};
-  std::list<Entry> entries_;
-  std::unordered_map<GemmShape, std::list<Entry>::iterator, Hash> index_;
-};
-
-Gemm::Gemm(Workspace& workspace) : workspace_(workspace), native_bf16_(native_bf16_pays()), primitives_(std::make_unique<PrimitiveCache>()) {
+Gemm::Gemm(Workspace& workspace) : workspace_(workspace), native_bf16_(native_bf16_pays()), plans_(std::make_unique<MatmulPlans>()) {
   dnnl::set_primitive_cache_capacity(0);  // oneDNN's own cache would keep each primitive a second time
 }
 
@@ -143,7 +49,7 @@ size_t Gemm::scratch_bytes(const GemmShape& shape) {
   if (shape.m == 0 || shape.n == 0 || shape.inputs == DType::float32) return 0;
   if (!native_bf16_) return widened_scratch(shape);
   try {
-    return primitives_->find(shape).scratch_bytes;
+    return plans_->find(shape).scratch_bytes();
   } catch (const dnnl::error& e) {
     throw OperationError(std::string("oneDNN matmul: ") + e.what());
   }
@@ -157,8 +63,8 @@ void Gemm::multiply(const GemmShape& s, const void* a, const void* b, const void
   }
   if (!native_bf16_) return multiply_widened(s, static_cast<const bfloat16*>(a), static_cast<const bfloat16*>(b), static_cast<const bfloat16*>(bias), c);
   try {
-    PrimitiveCache::Entry& entry = primitives_->find(s);
-    primitives_->execute(entry, a, b, bias, c, entry.scratch_bytes ? workspace_.get(entry.scratch_bytes) : nullptr);
+    MatmulPlan& plan = plans_->find(s);
+    plans_->execute(plan, a, b, bias, c, workspace_.get(plan.scratch_bytes()));
   } catch (const dnnl::error& e) {
     throw OperationError(std::string("oneDNN matmul: ") + e.what());
   }
@@ -167,10 +73,12 @@ void Gemm::multiply(const GemmShape& s, const void* a, const void* b, const void
 void Gemm::multiply_float32(const GemmShape& s, const float* a, const float* b, const float* bias, float* c) const {
   bool accumulate = s.accumulate;
   if (s.bias) {  // the bias first, the product on top of it
-    for (int64_t i = 0; i < s.m; ++i) {
-      float* row = c + i * s.n;
-      for (int64_t j = 0; j < s.n; ++j) row[j] = accumulate ? row[j] + bias[j] : bias[j];
-    }
+    parallel_ranges(s.m, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        float* row = c + i * s.n;
+        for (int64_t j = 0; j < s.n; ++j) row[j] = s.accumulate ? row[j] + bias[j] : bias[j];
+      }
+    });
     accumulate = true;
   }
   check(dnnl_sgemm(s.a_transposed ? 'T' : 'N', s.b_transposed ? 'T' : 'N', s.m, s.n, s.k, 1.0f, a, s.a_transposed ? s.m : s.k, b, s.b_transposed ? s.k : s.n,
@@ -184,9 +92,9 @@ namespace {
 
 // rows x columns of a matrix whose rows are `row` elements apart -> float32, dense.
 void widen(const bfloat16* from, int64_t row, int64_t rows, int64_t columns, float* to) {
-  for (int64_t i = 0; i < rows; ++i) {
-    cast(TensorView(const_cast<bfloat16*>(from) + i * row, {columns}), TensorView(to + i * columns, {columns}));
-  }
+  parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) cast(TensorView(const_cast<bfloat16*>(from) + i * row, {columns}), TensorView(to + i * columns, {columns}));
+  });
 }
 
 // The part [row, row + rows) x [column, column + columns) of op(matrix), as it is stored.
@@ -200,6 +108,18 @@ void widen_part(const bfloat16* matrix, bool transposed, int64_t all_rows, int64
 }
 
 constexpr int64_t kDepthBlock = 1024;  // of k
+
+// What the sums of a block of c start from: the bias, and what is there. `low`: where c is bfloat16, its block; else c is `to` itself.
+void start_sums(const GemmShape& s, const bfloat16* bias, const bfloat16* low, float* to, int64_t to_row, int64_t rows, int64_t columns) {
+  parallel_ranges(rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t q = 0; q < columns; ++q) {
+        const float old = !s.accumulate ? 0.0f : low ? static_cast<float>(low[r * s.n + q]) : to[r * to_row + q];
+        to[r * to_row + q] = old + (s.bias ? static_cast<float>(bias[q]) : 0.0f);
+      }
+    }
+  });
+}
 
 }  // namespace
 
@@ -222,12 +142,7 @@ void Gemm::multiply_widened(const GemmShape& s, const bfloat16* a, const bfloat1
       float* to = in_place ? static_cast<float*>(c) + i * s.n + j : tile;
       const int64_t to_row = in_place ? s.n : columns;
       bfloat16* low = in_place ? nullptr : static_cast<bfloat16*>(c) + i * s.n + j;
-      for (int64_t r = 0; r < rows; ++r) {  // where the sum starts from
-        for (int64_t q = 0; q < columns; ++q) {
-          const float old = !s.accumulate ? 0.0f : in_place ? to[r * to_row + q] : static_cast<float>(low[r * s.n + q]);
-          to[r * to_row + q] = old + (s.bias ? static_cast<float>(bias[j + q]) : 0.0f);
-        }
-      }
+      start_sums(s, bias ? bias + j : nullptr, low, to, to_row, rows, columns);
       for (int64_t l = 0; l < s.k; l += kDepthBlock) {
         const int64_t depth = std::min(kDepthBlock, s.k - l);
         widen_part(a, s.a_transposed, s.m, s.k, i, rows, l, depth, wide_a);

@@ -33,10 +33,15 @@ ConvertOptions options_of(const CommandLine& line) {
 
 std::string report(const ConvertOptions& options, const ConvertResult& result, bool as_json) {
   if (as_json) {
-    return dump_json(Json{{"out", options.out}, {"dtype", name_of(result.dtype)}, {"parameters", result.parameters}, {"bytes", result.bytes}, {"files", result.files}}) + "\n";
+    return dump_json(Json{{"out", options.out},
+                          {"dtype", name_of(result.dtype)},
+                          {"parameters", result.parameters},
+                          {"bytes", result.bytes},
+                          {"files", result.files}}) +
+           "\n";
   }
-  return options.out + ": " + std::to_string(result.parameters) + " parameters in " + name_of(result.dtype) + ", " + std::to_string(result.bytes) + " bytes in " +
-         std::to_string(result.files) + (result.files == 1 ? " file" : " files") + "\n";
+  return options.out + ": " + std::to_string(result.parameters) + " parameters in " + name_of(result.dtype) + ", " + std::to_string(result.bytes) +
+         " bytes in " + std::to_string(result.files) + (result.files == 1 ? " file" : " files") + "\n";
 }
 
 }  // namespace

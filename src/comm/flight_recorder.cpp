@@ -90,14 +90,17 @@ double FlightRecorder::busy_seconds() const {
 
 std::string FlightRecorder::json() const {
   const std::vector<CollectiveRecord> kept = records();
-  std::string out = "{\"communicator\": " + quoted(name_.c_str()) + ", \"rank\": " + std::to_string(rank_) + ", \"issued\": " + std::to_string(issued()) +
-                    ", \"busy_seconds\": " + std::to_string(busy_seconds()) + ", \"collectives\": [";
+  std::string out = "{\"communicator\": " + quoted(name_.c_str()) + ", \"rank\": " + std::to_string(rank_) +
+                    ", \"issued\": " + std::to_string(issued()) + ", \"busy_seconds\": " + std::to_string(busy_seconds()) + ", \"collectives\": [";
   for (size_t i = 0; i < kept.size(); ++i) {
     const CollectiveRecord& r = kept[i];
     out += std::string(i == 0 ? "" : ",") + "\n  {\"sequence\": " + std::to_string(r.sequence) + ", \"operation\": " + quoted(r.operation) +
            ", \"bytes\": " + std::to_string(r.bytes) + ", \"label\": " + quoted(r.label.data()) + ", \"issued\": " + seconds(r.issued, began_) +
            ", \"started\": " + seconds(r.started, began_) + ", \"finished\": " + seconds(r.finished, began_) + ", \"state\": \"" +
-           (r.finished != 0 ? "done" : r.started != 0 ? "running" : "issued") + "\"}";
+           (r.finished != 0  ? "done"
+            : r.started != 0 ? "running"
+                             : "issued") +
+           "\"}";
   }
   return out + "]}";
 }

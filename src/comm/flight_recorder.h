@@ -17,8 +17,8 @@ namespace llmtrain {
 struct CollectiveRecord {
   uint64_t sequence = 0;  // 1 is the first
   const char* operation = "";
-  size_t bytes = 0;  // of one rank's contribution
-  std::array<char, 64> label{};  // the unit, cut to 63 characters
+  size_t bytes = 0;                              // of one rank's contribution
+  std::array<char, 64> label{};                  // the unit, cut to 63 characters
   double issued = 0, started = 0, finished = 0;  // seconds on the monotonic clock; 0: not yet
 };
 

@@ -1,5 +1,6 @@
 // Sums over ranks and large copies, at the speed of memory. The order of the sum is the order of the ranks, whatever the number of threads.
-// Thread rules: free functions; `parallel` uses the calling thread's OpenMP team (only on the compute stream: another thread would start a second team).
+// Thread rules: free functions; `parallel` uses the calling thread's OpenMP team (only on the compute stream: another thread would start a second
+// team).
 #pragma once
 
 #include <cstddef>

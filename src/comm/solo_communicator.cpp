@@ -34,11 +34,12 @@ class SoloCommunicator final : public Communicator {
     });
   }
   void reduce_scatter(Stream& stream, const float* full, float* shard, size_t count_per_rank, bool accumulate, const std::string& label) override {
-    submit(stream, "reduce_scatter", count_per_rank * sizeof(float), label, [full, shard, count_per_rank, accumulate](bool parallel) {
-      sum_in_rank_order(&full, 1, count_per_rank, shard, accumulate, parallel);
-    });
+    submit(stream, "reduce_scatter", count_per_rank * sizeof(float), label,
+           [full, shard, count_per_rank, accumulate](bool parallel) { sum_in_rank_order(&full, 1, count_per_rank, shard, accumulate, parallel); });
   }
-  void fence(Stream& stream) override { submit(stream, "fence", 0, "", [](bool) {}); }
+  void fence(Stream& stream) override {
+    submit(stream, "fence", 0, "", [](bool) {});
+  }
   void all_reduce_sum(double*, int) override {}
   void all_reduce_max(double*, int) override {}
   double busy_seconds() const override { return recorder_.busy_seconds(); }

@@ -64,6 +64,16 @@ void check_stage_and_method(const Config& c, Faults& faults) {
   }
 }
 
+// Values that are known and that this version cannot do.
+void check_supported(const Config& c, Faults& faults) {
+  if (c.device == "cuda") faults.add(place(c, "device"), "cuda is not supported in this version", "use auto or cpu");
+  if (c.communicator == "nccl" || c.communicator == "staged") {
+    faults.add(place(c, "communicator"), c.communicator + " is not supported in this version", "use auto, shared or mpi");
+  }
+  if (c.states != "float32") faults.add(place(c, "states"), c.states + " is not supported in this version", "use float32");
+  if (c.save_only_model && c.save_strategy == "best") faults.add(place(c, "save_strategy"), "best is not supported in this version", "use steps, epoch or no");
+}
+
 // fraction or whole number of steps; 0 only where `may_be_zero`.
 void check_steps(const Config& c, const char* key, double value, bool may_be_zero, Faults& faults) {
   if (value >= 1 && value != std::floor(value))
@@ -120,6 +130,7 @@ void check_trainable(const Config& config) {
     faults.add("dataset", "is missing", "name one or more sets of dataset_info.json");
   if (config.output_dir.empty()) faults.add("output_dir", "is missing", "name the folder for the model and the logs");
   check_stage_and_method(config, faults);
+  check_supported(config, faults);
   refuse_what_is_not_trainable(config, faults);
   check_schedule(config, faults);
   faults.raise();

@@ -70,13 +70,10 @@ void add_output_keys(std::vector<Key>& t) {
   t.push_back(key("logging_first_step", &Config::logging_first_step, "false", "log the first step too"));
   t.push_back(key("plot_loss", &Config::plot_loss, "false", "draw training_loss.png and training_eval_loss.png"));
   t.push_back(
-      key("save_strategy", &Config::save_strategy, "steps", "when to save").one_of({"no", "steps", "epoch", "best"}).without_effect(kCheckpoints));
-  t.push_back(key("save_steps", &Config::save_steps, "500", "steps between checkpoints; below 1 a share of all steps")
-                  .at_least(0)
-                  .without_effect(kCheckpoints));
-  t.push_back(key("save_total_limit", &Config::save_total_limit, "null", "checkpoints that are kept").at_least(0).without_effect(kCheckpoints));
-  t.push_back(key("save_only_model", &Config::save_only_model, "false", "checkpoints hold the model only, so that nothing can be resumed")
-                  .without_effect(kCheckpoints));
+      key("save_strategy", &Config::save_strategy, "steps", "when to save").one_of({"no", "steps", "epoch", "best"}));
+  t.push_back(key("save_steps", &Config::save_steps, "500", "steps between checkpoints; below 1 a share of all steps").at_least(0));
+  t.push_back(key("save_total_limit", &Config::save_total_limit, "null", "checkpoints that are kept").at_least(0));
+  t.push_back(key("save_only_model", &Config::save_only_model, "false", "write checkpoints, which hold the model only, so that nothing can be resumed"));
   t.push_back(
       key("resume_from_checkpoint", &Config::resume_from_checkpoint, "null", "true: the newest valid checkpoint of output_dir; or the path of one")
           .or_boolean()

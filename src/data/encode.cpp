@@ -34,7 +34,8 @@ std::pair<int64_t, int64_t> kept_lengths(int64_t source, int64_t target, int64_t
   } else if (source * 2 < budget) {
     most = budget - source;
   } else {
-    most = static_cast<int64_t>(static_cast<double>(budget) * (static_cast<double>(target) / static_cast<double>(source + target)));
+    const int64_t both = source + target;
+    most = both == 0 ? 0 : static_cast<int64_t>(static_cast<double>(budget) * (static_cast<double>(target) / static_cast<double>(both)));
   }
   const int64_t kept_target = std::min(most, target);
   return {std::min(std::max<int64_t>(budget - kept_target, 0), source), kept_target};

@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/flattened_link.h"
 #include "core/log.h"
 #include "data/permutation.h"
 #include "data/row_source.h"
@@ -44,7 +45,7 @@ int usable_threads(const DataOptions& options) {
 std::string tokenizer_hash(const Tokenizer& tokenizer) {
   std::string all;
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) {
-    const std::string path = tokenizer.folder() + "/" + name;
+    const std::string path = follow_flattened_link(tokenizer.folder() + "/" + name);
     all += is_regular_file(path) ? std::string(name) + "=" + hex_hash(read_file(path)) + ";" : "";
   }
   return all;

@@ -285,7 +285,7 @@ void read_tokenizer_model(const std::string& path, const std::string& config_pat
   read_sentencepiece(file.view(), path, data);
   // LlamaTokenizer's own switches (transformers, LlamaConverter): without `legacy` only the first piece of a text gets a space in front.
   if (!is_regular_file(config_path)) return;
-  const Json config = parse_json_file(config_path, size_t{64} << 20);
+  const Json config = parse_json_file(config_path, size_t{4} << 20);
   if (!config.is_object()) return;
   const auto is = [&](const char* key, const Json& value) { return config.contains(key) && config[key] == value; };
   if (!is("tokenizer_class", "LlamaTokenizer") && !is("tokenizer_class", "LlamaTokenizerFast")) return;

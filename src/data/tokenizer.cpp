@@ -6,13 +6,14 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flattened_link.h"
 #include "core/json.h"
 #include "data/tokenizer_data.h"
 
 namespace llmtrain {
 namespace {
 
-constexpr size_t kMaxConfig = size_t{64} << 20;
+constexpr size_t kMaxConfig = size_t{4} << 20;  // a JSON document in memory takes many times the memory of its text
 
 // A special token is written as a string or as an AddedToken object.
 std::string token_text(const Json& value, const std::string& where) {
@@ -156,7 +157,7 @@ Tokenizer Tokenizer::load(const std::string& folder) {
   data->folder = folder;
   const std::string json = folder + "/tokenizer.json", model = folder + "/tokenizer.model";
   if (is_regular_file(json)) {
-    read_tokenizer_json(json, *data);
+    read_tokenizer_json(follow_flattened_link(json), *data);
   } else if (is_regular_file(model)) {
     read_tokenizer_model(model, folder + "/tokenizer_config.json", *data);
   } else {

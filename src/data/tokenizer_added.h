@@ -1,6 +1,7 @@
 // Added tokens: strings that become a token before the model sees the text, with the flags of Hugging Face's AddedToken.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -18,7 +19,7 @@ struct AddedToken {
   bool rstrip = false;       // takes the white space after it
   bool normalized = true;    // matched in normalized text
   bool special = false;      // left out by decode(skip_special)
-  std::string decoded;       // what it decodes to: the content, normalized where it is matched so (set by finish_tokenizer)
+  std::string decoded;       // what it decodes to: the content, normalized where it is matched so (set by build_matchers)
 };
 
 // Finds the strings of a set in text: leftmost, of those at one place the longest (a byte trie, entered only at bytes that begin a string).

@@ -206,10 +206,9 @@ void normalize_as_written(const TokenizerData& data, std::string_view text, std:
   out.swap(now);
 }
 
-void finish_tokenizer(TokenizerData& data) {
-  choose_marker_normalizer(data);
-  look_up_symbols(data);
-  find_neighbours(data);
+void build_matchers(TokenizerData& data) {
+  data.raw_matcher = StringMatcher();
+  data.normalized_matcher = StringMatcher();
   std::string content;
   for (size_t i = 0; i < data.added.size(); ++i) {
     AddedToken& token = data.added[i];
@@ -222,6 +221,13 @@ void finish_tokenizer(TokenizerData& data) {
       data.raw_matcher.add(token.content, static_cast<int32_t>(i));
     }
   }
+}
+
+void finish_tokenizer(TokenizerData& data) {
+  choose_marker_normalizer(data);
+  look_up_symbols(data);
+  find_neighbours(data);
+  build_matchers(data);
 }
 
 }  // namespace llmtrain

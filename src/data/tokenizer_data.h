@@ -131,6 +131,8 @@ void add_token(TokenizerData& data, AddedToken token, int64_t written_id, const 
 // Text through the normalizer, in the representation of the model's input where marker_normalizer.
 void normalize_text(const TokenizerData& data, std::string_view text, std::string& out);
 void normalize_as_written(const TokenizerData& data, std::string_view text, std::string& out);  // with U+2581 as itself
+// Makes the matchers and the decoded texts of the added tokens anew: after a change of the added tokens.
+void build_matchers(TokenizerData& data);
 // Makes what is derived from the rest: matchers, byte and ASCII ids, neighbours. Call last.
 void finish_tokenizer(TokenizerData& data);
 

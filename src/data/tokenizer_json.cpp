@@ -12,7 +12,7 @@
 namespace llmtrain {
 namespace {
 
-constexpr size_t kMaxFile = size_t{1} << 30;
+constexpr size_t kMaxFile = size_t{1} << 30, kMaxPart = size_t{1} << 20;
 
 const char* const kAdvice = "Known are byte-level BPE (GPT-2, Qwen, Llama 3, Phi-4) and SentencePiece-style BPE (Llama 2, Mistral, Phi-3).";
 
@@ -180,23 +180,39 @@ void read_decoder(const Json& value, const std::string& file, TokenizerData& dat
   data.decoder.push_back(std::move(step));
 }
 
-void read_added_tokens(const Json& list, const std::string& file, TokenizerData& data) {
-  if (!list.is_array()) throw InputError(file, "\"added_tokens\" must be a list");
-  for (const Json& entry : list) {
-    const std::string where = file + ": added_tokens";
-    if (!entry.is_object()) throw InputError(where, "an entry is no object");
-    AddedToken token;
-    token.content = text_of(entry, "content", where);
-    const Json* id = member(entry, "id");
-    if (!id || !id->is_number_unsigned()) throw InputError(where, "the id of \"" + token.content + "\" must be a whole number, 0 or more");
-    token.single_word = flag(entry, "single_word", false, where);
-    token.lstrip = flag(entry, "lstrip", false, where);
-    token.rstrip = flag(entry, "rstrip", false, where);
-    token.special = flag(entry, "special", false, where);
-    token.normalized = flag(entry, "normalized", !token.special, where);
-    const uint64_t written = id->get<uint64_t>();
-    add_token(data, std::move(token), static_cast<int64_t>(std::min<uint64_t>(written, INT32_MAX)), where);
-  }
+void read_added_token(const Json& entry, const std::string& file, TokenizerData& data) {
+  const std::string where = file + ": added_tokens";
+  if (!entry.is_object()) throw InputError(where, "an entry is no object");
+  AddedToken token;
+  token.content = text_of(entry, "content", where);
+  const Json* id = member(entry, "id");
+  if (!id || !id->is_number_unsigned()) throw InputError(where, "the id of \"" + token.content + "\" must be a whole number, 0 or more");
+  token.single_word = flag(entry, "single_word", false, where);
+  token.lstrip = flag(entry, "lstrip", false, where);
+  token.rstrip = flag(entry, "rstrip", false, where);
+  token.special = flag(entry, "special", false, where);
+  token.normalized = flag(entry, "normalized", !token.special, where);
+  const uint64_t written = id->get<uint64_t>();
+  add_token(data, std::move(token), static_cast<int64_t>(std::min<uint64_t>(written, INT32_MAX)), where);
+}
+
+// A part that becomes JSON in memory: kept small, because a document takes many times the memory of its text.
+Json small_part(std::string_view text, const std::string& where) {
+  if (text.size() > kMaxPart) throw InputError(where, "larger than 1 MiB");
+  return parse_json(text, where);
+}
+
+// One entry after the other: there may be thousands.
+void read_added_tokens(std::string_view text, size_t at, const std::string& file, TokenizerData& data) {
+  if (text.empty() || text == "null") return;
+  JsonScanner scan(text, file, at);
+  scan.expect('[');
+  if (scan.take(']')) return;
+  do {
+    read_added_token(small_part(scan.skip_value(), file + ": added_tokens"), file, data);
+  } while (scan.take(','));
+  scan.expect(']');
+  scan.end();
 }
 
 // {"token": id, …}
@@ -284,7 +300,7 @@ ModelText cut_model(JsonScanner& scan, const std::string& file) {
       model.merges = value;
       model.merges_at = at;
     } else {
-      model.rest[key] = parse_json(value, file + ": model." + key);
+      model.rest[key] = small_part(value, file + ": model." + key);
     }
   } while (scan.take(','));
   scan.expect('}');
@@ -328,7 +344,9 @@ void read_tokenizer_json(const std::string& path, TokenizerData& data) {
   if (!utf8_is_valid(file.view())) throw InputError(path, "not UTF-8 text");
   JsonScanner scan(file.view(), path);
   std::set<std::string> keys;
-  Json normalizer, pre_tokenizer, decoder, added = Json::array();
+  Json normalizer, pre_tokenizer, decoder;
+  std::string_view added;
+  size_t added_at = 0;
   ModelText model;
   bool has_model = false;
   scan.expect('{');
@@ -342,11 +360,18 @@ void read_tokenizer_json(const std::string& path, TokenizerData& data) {
         has_model = true;
         continue;
       }
-      Json value = parse_json(scan.skip_value(), path + ": " + key);
+      scan.peek();
+      const size_t at = scan.offset();
+      const std::string_view text = scan.skip_value();
+      if (key == "added_tokens") {
+        added = text;
+        added_at = at;
+        continue;
+      }
+      Json value = small_part(text, path + ": " + key);
       if (key == "normalizer") normalizer = std::move(value);
       else if (key == "pre_tokenizer") pre_tokenizer = std::move(value);
       else if (key == "decoder") decoder = std::move(value);
-      else if (key == "added_tokens" && !value.is_null()) added = std::move(value);
     } while (scan.take(','));
     scan.expect('}');
   }
@@ -358,7 +383,7 @@ void read_tokenizer_json(const std::string& path, TokenizerData& data) {
   check_pre_tokenizers(data);
   if (!decoder.is_null()) read_decoder(decoder, path, data);
   data.has_decoder = !decoder.is_null();
-  read_added_tokens(added, path, data);
+  read_added_tokens(added, added_at, path, data);
 }
 
 }  // namespace llmtrain

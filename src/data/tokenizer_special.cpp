@@ -21,18 +21,7 @@ Tokenizer Tokenizer::with_special_tokens(const std::vector<std::string>& tokens)
     token.special = true;
     add_token(*data, std::move(token), -1, data->file);
   }
-  data->raw_matcher = StringMatcher();
-  data->normalized_matcher = StringMatcher();
-  std::string normalized;
-  for (size_t i = 0; i < data->added.size(); ++i) {
-    const AddedToken& token = data->added[i];
-    if (!token.normalized) {
-      data->raw_matcher.add(token.content, static_cast<int32_t>(i));
-      continue;
-    }
-    normalize_text(*data, token.content, normalized);
-    data->normalized_matcher.add(normalized, static_cast<int32_t>(i));
-  }
+  build_matchers(*data);
   Tokenizer copy;
   copy.data_ = std::move(data);
   return copy;

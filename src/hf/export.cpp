@@ -76,8 +76,9 @@ uint64_t parse_shard_size(const std::string& text, const std::string& where) {
     const char* name;
     uint64_t bytes;
   };
-  constexpr Unit kUnits[] = {{"", 1},           {"B", 1},           {"KB", 1000},      {"MB", 1000'000},  {"GB", 1000'000'000}, {"TB", 1000'000'000'000},
-                             {"KiB", 1u << 10}, {"MiB", 1u << 20}, {"GiB", 1u << 30}, {"TiB", uint64_t{1} << 40}};
+  constexpr Unit kUnits[] = {
+      {"", 1},           {"B", 1},          {"KB", 1000},      {"MB", 1000'000},          {"GB", 1000'000'000}, {"TB", 1000'000'000'000},
+      {"KiB", 1u << 10}, {"MiB", 1u << 20}, {"GiB", 1u << 30}, {"TiB", uint64_t{1} << 40}};
   size_t digits = 0;
   while (digits < text.size() && text[digits] >= '0' && text[digits] <= '9') ++digits;
   std::string unit = text.substr(digits);
@@ -198,7 +199,8 @@ void FolderExport::write_range(const std::string& name, int64_t element_begin, i
 void FolderExport::write_checked(const std::string& name, int64_t element_begin, int64_t count, const void* data, DType data_type) {
   const ExportPlan::Place& place = plan_.place(name);
   const SafetensorsEntry& t = plan_.files()[place.file].tensors[place.tensor];
-  LLMTRAIN_ASSERT(element_begin >= 0 && count >= 0 && element_begin <= t.shape.elements() && count <= t.shape.elements() - element_begin, "range outside " + name);
+  LLMTRAIN_ASSERT(element_begin >= 0 && count >= 0 && element_begin <= t.shape.elements() && count <= t.shape.elements() - element_begin,
+                  "range outside " + name);
   const size_t to_size = size_of(t.dtype), from_size = size_of(data_type);
   const uint64_t offset = t.begin + static_cast<uint64_t>(element_begin) * to_size;
   const File& file = open_file(place.file);
@@ -234,20 +236,13 @@ void FolderExport::finish(const std::vector<SmallFile>& small_files) {
 
 void FolderExport::put_in_place(const std::vector<SmallFile>& small_files) {
   const auto write_small = [&](const std::string& name, const std::string& content) { write_file_atomically(folder_ + "/" + name, content); };
-  if (plan_.sharded()) {
-    // The old entry points go first: between here and the new index the folder is no model, rather than a mixture of two.
-    remove_file(folder_ + "/" + kSingleName);
-    remove_file(folder_ + "/" + kIndexName);
-    for (const SmallFile& f : small_files) write_small(f.name, f.content);
-    for (size_t i = 0; i < plan_.files().size(); ++i) rename_file(temporary_path(i), final_path(i));
-    sync_folder(folder_);
-    write_small(kIndexName, plan_.index_json());
-  } else {
-    for (const SmallFile& f : small_files) write_small(f.name, f.content);
-    rename_file(temporary_path(0), final_path(0));
-    sync_folder(folder_);
-    remove_file(folder_ + "/" + kIndexName);  // transformers takes model.safetensors before it
-  }
+  // The old entry points go first: between here and the new one the folder is no model, rather than a mixture of two.
+  remove_file(folder_ + "/" + kSingleName);
+  remove_file(folder_ + "/" + kIndexName);
+  for (const SmallFile& f : small_files) write_small(f.name, f.content);
+  for (size_t i = 0; i < plan_.files().size(); ++i) rename_file(temporary_path(i), final_path(i));
+  sync_folder(folder_);
+  if (plan_.sharded()) write_small(kIndexName, plan_.index_json());
   remove_matching(folder_, [&](const std::string& name) {
     if (!is_shard_name(name)) return false;
     for (const ExportPlan::FilePlan& f : plan_.files()) {

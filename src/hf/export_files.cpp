@@ -1,5 +1,6 @@
 // The small files of an exported folder: config.json, generation_config.json and the tokenizer's.
 #include "core/error.h"
+#include "core/flattened_link.h"
 #include "core/json.h"
 #include "hf/export.h"
 
@@ -20,7 +21,7 @@ class SourceFolder {
  public:
   explicit SourceFolder(std::string path) : path_(std::move(path)) {}
   bool has(const std::string& name) const { return !path_.empty() && is_regular_file(path_ + "/" + name); }
-  std::string text(const std::string& name) const { return read_file(path_ + "/" + name, kTokenizerLimitBytes); }
+  std::string text(const std::string& name) const { return read_file(follow_flattened_link(path_ + "/" + name), kTokenizerLimitBytes); }
   Json object(const std::string& name) const {
     Json json = parse_json_file(path_ + "/" + name, kJsonLimitBytes);
     if (!json.is_object()) throw InputError(path_ + "/" + name, "a JSON object is expected");

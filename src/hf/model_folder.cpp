@@ -105,11 +105,13 @@ std::string resolve_model(const std::string& name_or_path, const std::string& ke
   folder = cache + "/models--" + folder;
   const std::string advice = "download it: huggingface-cli download " + name_or_path;
   const std::string ref = folder + "/refs/main";
-  if (!is_regular_file(ref)) throw InputError(key, "'" + name_or_path + "' is neither a folder nor a model in Hugging Face's cache (" + cache + ")", advice);
+  if (!is_regular_file(ref))
+    throw InputError(key, "'" + name_or_path + "' is neither a folder nor a model in Hugging Face's cache (" + cache + ")", advice);
   const std::string revision = first_word(read_file(ref, 4096));
   if (!is_plain_file_name(revision)) throw InputError(ref, "does not name a snapshot", advice);
   const std::string snapshot = folder + "/snapshots/" + revision;
-  if (!is_directory(snapshot)) throw InputError(key, "the cached model '" + name_or_path + "' lacks its snapshot " + revision + " (" + folder + ")", advice);
+  if (!is_directory(snapshot))
+    throw InputError(key, "the cached model '" + name_or_path + "' lacks its snapshot " + revision + " (" + folder + ")", advice);
   return snapshot;
 }
 

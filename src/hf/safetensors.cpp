@@ -162,8 +162,9 @@ void refuse_other_formats(const std::string& path, const unsigned char* first, s
   if (n == 9 && first[8] == '{') return;
   const bool zip = starts("PK\x03\x04", 4), pickle = n >= 2 && first[0] == 0x80 && first[1] >= 2 && first[1] <= 5;
   if (zip || pickle) {
-    throw InputError(path, "this is a PyTorch pickle, not a safetensors file: reading it could run code",
-                     "convert it once: python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('IN').save_pretrained('OUT')\"");
+    throw InputError(
+        path, "this is a PyTorch pickle, not a safetensors file: reading it could run code",
+        "convert it once: python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('IN').save_pretrained('OUT')\"");
   }
   if (starts("GGUF", 4)) throw InputError(path, "this is a GGUF file, not a safetensors file", "use the Hugging Face folder that it was made from");
 }
@@ -180,14 +181,15 @@ void check_coverage(const std::string& path, const std::vector<SafetensorsEntry>
   uint64_t covered = 0;
   for (const SafetensorsEntry& e : entries) {
     if (e.begin != covered) {
-      throw InputError(path, "tensor " + in_quotes(e.name) + (e.begin < covered ? " overlaps the one before it" : " leaves a hole before it") + " (data byte " +
-                                 std::to_string(e.begin) + ", expected " + std::to_string(covered) + ")");
+      throw InputError(path, "tensor " + in_quotes(e.name) + (e.begin < covered ? " overlaps the one before it" : " leaves a hole before it") +
+                                 " (data byte " + std::to_string(e.begin) + ", expected " + std::to_string(covered) + ")");
     }
     covered = e.end;
   }
   if (covered > data_bytes) {
-    throw InputError(path, "the file is truncated: its tensors need " + std::to_string(covered) + " bytes of data, " + std::to_string(data_bytes) + " are there",
-                     "download or copy it again");
+    throw InputError(
+        path, "the file is truncated: its tensors need " + std::to_string(covered) + " bytes of data, " + std::to_string(data_bytes) + " are there",
+        "download or copy it again");
   }
   if (covered < data_bytes) throw InputError(path, std::to_string(data_bytes - covered) + " bytes lie behind the last tensor");
 }
@@ -213,7 +215,8 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
     throw InputError(path, "a header of " + std::to_string(header) + " bytes: not a safetensors file, or damaged (at most " +
                                std::to_string(kSafetensorsHeaderLimitBytes) + " are read)");
   }
-  if (header > size - 8) throw InputError(path, "the file is truncated: a header of " + std::to_string(header) + " bytes in a file of " + std::to_string(size));
+  if (header > size - 8)
+    throw InputError(path, "the file is truncated: a header of " + std::to_string(header) + " bytes in a file of " + std::to_string(size));
   std::string text(header, '\0');
   f.file_.read_at(text.data(), text.size(), 8);
   if (text.empty() || text[0] != '{') throw InputError(path, "the header does not begin with '{': not a safetensors file, or damaged");
@@ -247,7 +250,8 @@ const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {
 }
 
 void SafetensorsFile::read_range(const SafetensorsEntry& e, int64_t element_begin, int64_t count, void* out, DType out_type) const {
-  LLMTRAIN_ASSERT(element_begin >= 0 && count >= 0 && element_begin <= e.shape.elements() && count <= e.shape.elements() - element_begin, "range outside " + e.name);
+  LLMTRAIN_ASSERT(element_begin >= 0 && count >= 0 && element_begin <= e.shape.elements() && count <= e.shape.elements() - element_begin,
+                  "range outside " + e.name);
   const size_t from_size = size_of(e.dtype), to_size = size_of(out_type);
   const uint64_t offset = e.begin + static_cast<uint64_t>(element_begin) * from_size;
   if (e.dtype == out_type) {

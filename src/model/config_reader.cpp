@@ -29,12 +29,15 @@ void ConfigReader::refuse(const std::string& key, const std::string& what, const
 double ConfigReader::checked_number(const Json& value, const std::string& key, double low, double high) const {
   if (!value.is_number()) refuse(key, "a number is expected, not " + brief(value));
   const double v = value.get<double>();
-  if (!(v >= low && v <= high)) refuse(key, brief(value) + " is not a sensible value", "it must lie " + range(dump_json(Json(low)), dump_json(Json(high))));
+  if (!(v >= low && v <= high))
+    refuse(key, brief(value) + " is not a sensible value", "it must lie " + range(dump_json(Json(low)), dump_json(Json(high))));
   return v;
 }
 
 int64_t ConfigReader::checked_integer(const Json& value, const std::string& key, int64_t low, int64_t high) const {
-  const auto out_of_range = [&] { refuse(key, brief(value) + " is not a sensible value", "it must lie " + range(std::to_string(low), std::to_string(high))); };
+  const auto out_of_range = [&] {
+    refuse(key, brief(value) + " is not a sensible value", "it must lie " + range(std::to_string(low), std::to_string(high)));
+  };
   int64_t v = 0;
   if (value.is_number_unsigned()) {
     const uint64_t u = value.get<uint64_t>();

@@ -92,17 +92,21 @@ void read_sizes(const ConfigReader& reader, const Family::Defaults& d, ModelConf
   c.max_position_embeddings = reader.integer("max_position_embeddings", d.max_position_embeddings, 1, kMaxContext);
   c.rms_norm_eps = static_cast<float>(reader.number("rms_norm_eps", d.rms_norm_eps, 0, 1));
 
-  const std::optional<int64_t> kv = reader.optional_integer("num_key_value_heads", d.num_kv_heads > 0 ? std::optional<int64_t>(d.num_kv_heads) : std::nullopt, 1, kMaxHeads);
+  const std::optional<int64_t> kv =
+      reader.optional_integer("num_key_value_heads", d.num_kv_heads > 0 ? std::optional<int64_t>(d.num_kv_heads) : std::nullopt, 1, kMaxHeads);
   c.num_kv_heads = static_cast<int>(kv.value_or(c.num_heads));
   if (c.num_heads % c.num_kv_heads != 0) {
     reader.refuse("num_key_value_heads", std::to_string(c.num_kv_heads) + " does not divide num_attention_heads = " + std::to_string(c.num_heads));
   }
-  const std::optional<int64_t> head = reader.optional_integer("head_dim", d.head_dim > 0 ? std::optional<int64_t>(d.head_dim) : std::nullopt, 2, kMaxHeadDim);
+  const std::optional<int64_t> head =
+      reader.optional_integer("head_dim", d.head_dim > 0 ? std::optional<int64_t>(d.head_dim) : std::nullopt, 2, kMaxHeadDim);
   if (!head && c.hidden_size % c.num_heads != 0) {
-    reader.refuse("hidden_size", std::to_string(c.hidden_size) + " is not a multiple of num_attention_heads = " + std::to_string(c.num_heads) + " and head_dim is not given");
+    reader.refuse("hidden_size", std::to_string(c.hidden_size) + " is not a multiple of num_attention_heads = " + std::to_string(c.num_heads) +
+                                     " and head_dim is not given");
   }
   c.head_dim = head.value_or(c.hidden_size / c.num_heads);
-  if (c.head_dim % 2 != 0 || c.head_dim > kMaxHeadDim) reader.refuse("head_dim", std::to_string(c.head_dim) + " is not supported: it must be even and at most " + std::to_string(kMaxHeadDim));
+  if (c.head_dim % 2 != 0 || c.head_dim > kMaxHeadDim)
+    reader.refuse("head_dim", std::to_string(c.head_dim) + " is not supported: it must be even and at most " + std::to_string(kMaxHeadDim));
 }
 
 void read_ids(const ConfigReader& reader, const Family::Defaults& d, ModelConfig& c) {
@@ -135,7 +139,8 @@ void read_dtype(const ConfigReader& reader, ModelConfig& c) {
 void check_architectures(const ConfigReader& reader, const Family& family, ModelConfig& c) {
   c.architectures = reader.texts("architectures");
   for (const std::string& name : c.architectures) {
-    if (name != family.architecture) reader.refuse("architectures", "'" + name + "' is not supported", "supported for model_type " + family.model_type + ": " + family.architecture);
+    if (name != family.architecture)
+      reader.refuse("architectures", "'" + name + "' is not supported", "supported for model_type " + family.model_type + ": " + family.architecture);
   }
 }
 
@@ -144,7 +149,8 @@ void check_total_size(const ConfigReader& reader, const ModelConfig& c) {
   __int128 block = 0;
   for (const TensorSpec& t : block_tensors(c, 0)) block += t.shape.elements();
   const __int128 total = block * c.num_layers + static_cast<__int128>(c.vocab_size) * c.hidden_size * 2;
-  if (total > (static_cast<__int128>(1) << 50)) reader.refuse("num_hidden_layers", "the model would have more than 2^50 parameters: the sizes are not sensible");
+  if (total > (static_cast<__int128>(1) << 50))
+    reader.refuse("num_hidden_layers", "the model would have more than 2^50 parameters: the sizes are not sensible");
 }
 
 }  // namespace
@@ -188,15 +194,18 @@ ModelConfig load_model_config(const std::string& folder_or_file) {
 }
 
 void refuse_dropout(const ModelConfig& c) {
-  const std::pair<const char*, double> all[] = {{"attention_dropout", c.attention_dropout}, {"resid_pdrop", c.resid_dropout}, {"embd_pdrop", c.embd_dropout}};
+  const std::pair<const char*, double> all[] = {
+      {"attention_dropout", c.attention_dropout}, {"resid_pdrop", c.resid_dropout}, {"embd_pdrop", c.embd_dropout}};
   for (const auto& [key, value] : all) {
-    if (value > 0) throw InputError(c.path, std::string(key) + ": training with dropout is not supported", std::string("set ") + key + " to 0.0 in config.json");
+    if (value > 0)
+      throw InputError(c.path, std::string(key) + ": training with dropout is not supported", std::string("set ") + key + " to 0.0 in config.json");
   }
 }
 
 const char* name_of(TensorRole role) {
-  static constexpr const char* kNames[] = {"embed", "input_norm", "post_norm", "q", "k", "v", "qkv", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm",
-                                           "o", "o_bias", "gate", "up", "gate_up", "gate_bias", "up_bias", "down", "down_bias", "final_norm", "lm_head"};
+  static constexpr const char* kNames[] = {"embed",   "input_norm", "post_norm", "q",      "k",         "v",          "qkv",    "q_bias",
+                                           "k_bias",  "v_bias",     "q_norm",    "k_norm", "o",         "o_bias",     "gate",   "up",
+                                           "gate_up", "gate_bias",  "up_bias",   "down",   "down_bias", "final_norm", "lm_head"};
   return kNames[static_cast<int>(role)];
 }
 
@@ -218,9 +227,13 @@ bool is_norm_or_bias(TensorRole role) {
   }
 }
 
-std::vector<TensorSpec> block_tensors(const ModelConfig& config, int layer) { return find_family(config.model_type, config.path).block_tensors(config, layer); }
+std::vector<TensorSpec> block_tensors(const ModelConfig& config, int layer) {
+  return find_family(config.model_type, config.path).block_tensors(config, layer);
+}
 
-std::vector<TensorSpec> embedding_tensors(const ModelConfig& c) { return {{"model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, TensorRole::embed}}; }
+std::vector<TensorSpec> embedding_tensors(const ModelConfig& c) {
+  return {{"model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, TensorRole::embed}};
+}
 
 std::vector<TensorSpec> head_tensors(const ModelConfig& c) {
   std::vector<TensorSpec> t{{"model.norm.weight", {c.hidden_size}, TensorRole::final_norm}};
@@ -230,7 +243,9 @@ std::vector<TensorSpec> head_tensors(const ModelConfig& c) {
 
 std::vector<TensorSpec> all_tensors(const ModelConfig& config) {
   std::vector<TensorSpec> all = embedding_tensors(config);
-  const auto add = [&](std::vector<TensorSpec> more) { all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end())); };
+  const auto add = [&](std::vector<TensorSpec> more) {
+    all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+  };
   for (int layer = 0; layer < config.num_layers; ++layer) add(block_tensors(config, layer));
   add(head_tensors(config));
   return all;

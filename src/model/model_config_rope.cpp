@@ -43,7 +43,8 @@ void check_factors(const ConfigReader& rope, const std::string& key, std::vector
 
 void read_scaling(const ConfigReader& rope, const ModelConfig& config, RopeParameters& p) {
   const std::string kind = name_of(p.kind);
-  if (p.kind == RopeKind::linear || p.kind == RopeKind::dynamic || p.kind == RopeKind::llama3) p.factor = need_number(rope, "factor", p, 1e-6, kMaxScale);
+  if (p.kind == RopeKind::linear || p.kind == RopeKind::dynamic || p.kind == RopeKind::llama3)
+    p.factor = need_number(rope, "factor", p, 1e-6, kMaxScale);
   if (p.kind == RopeKind::dynamic && config.rotary_dim <= 2) rope.refuse("rope_type", "dynamic needs a rotated head size above 2");
   if (p.kind == RopeKind::llama3) {
     p.low_freq_factor = need_number(rope, "low_freq_factor", p, 1e-6, kMaxScale);
@@ -76,7 +77,8 @@ void read_scaling(const ConfigReader& rope, const ModelConfig& config, RopeParam
 // Rope types that know a trained context take config.json's outer key first (Phi-3 keeps it there), then the inner one.
 int64_t read_original_context(const ConfigReader& reader, const ConfigReader& rope, const Family& family, const ModelConfig& config) {
   const int64_t outer = family.default_original_max_position_embeddings;
-  if (outer > 0 || reader.is_set("original_max_position_embeddings")) return reader.integer("original_max_position_embeddings", outer, 1, kMaxContext);
+  if (outer > 0 || reader.is_set("original_max_position_embeddings"))
+    return reader.integer("original_max_position_embeddings", outer, 1, kMaxContext);
   return rope.integer("original_max_position_embeddings", config.max_position_embeddings, 1, kMaxContext);
 }
 
@@ -176,7 +178,8 @@ bool apply_rope_scaling(ModelConfig& config, const std::string& kind_name, int64
   if (p.kind == RopeKind::none) throw InputError(where, "'" + kind_name + "' is not known", "known: linear, dynamic, yarn, llama3");
   const Family& family = find_family(config.model_type, config.path);
   if (std::find(family.rope_kinds.begin(), family.rope_kinds.end(), p.kind) == family.rope_kinds.end()) {
-    throw InputError(where, "'" + kind_name + "' is not possible for " + config.model_type + " models", "transformers' class for them refuses it; remove rope_scaling");
+    throw InputError(where, "'" + kind_name + "' is not possible for " + config.model_type + " models",
+                     "transformers' class for them refuses it; remove rope_scaling");
   }
   const int64_t old_max = config.max_position_embeddings;
   if (cutoff_len <= old_max) return false;

@@ -22,11 +22,12 @@ std::vector<float> plain(float base, int64_t dim) {
   return f;
 }
 
-// NTK-aware: theta * (factor * length / max - (factor - 1)) ^ (dim / (dim - 2)), in float32 because transformers holds the length in a tensor.
+// NTK-aware: theta * (factor * length / max - (factor - 1)) ^ (dim / (dim - 2)), in float32 because transformers holds the length in a tensor;
+// torch raises a float32 scalar to a Python number in double.
 float dynamic_base(const RopeParameters& p, int64_t dim, int64_t length, int64_t max_length) {
   const float ratio = static_cast<float>(p.factor) * static_cast<float>(length) / static_cast<float>(max_length) - static_cast<float>(p.factor - 1);
   const double exponent = static_cast<double>(dim) / static_cast<double>(dim - 2);
-  return static_cast<float>(p.theta) * std::pow(ratio, static_cast<float>(exponent));
+  return static_cast<float>(p.theta) * static_cast<float>(std::pow(static_cast<double>(ratio), exponent));
 }
 
 std::vector<float> llama3(const RopeParameters& p, int64_t dim) {
@@ -39,8 +40,8 @@ std::vector<float> llama3(const RopeParameters& p, int64_t dim) {
     if (wavelength > low_wavelength) {
       v = v / factor;
     } else if (!(wavelength < high_wavelength)) {
-      const float smooth =
-          (static_cast<float>(context) / wavelength - static_cast<float>(p.low_freq_factor)) / static_cast<float>(p.high_freq_factor - p.low_freq_factor);
+      const float smooth = (static_cast<float>(context) / wavelength - static_cast<float>(p.low_freq_factor)) /
+                           static_cast<float>(p.high_freq_factor - p.low_freq_factor);
       v = (1.0f - smooth) * v / factor + smooth * v;
     }
   }

@@ -37,7 +37,7 @@ EvalResult evaluate(Engine& engine, const RowSet& rows, int64_t batch_rows) {
     if (b < result.batches) sums[static_cast<size_t>(b)] = loss;
   }
   communicator.all_reduce_sum(sums.data(), static_cast<int>(sums.size()));
-  double weighted = 0;
+  double total = 0;
   int64_t counted = 0;
   for (int64_t b = 0; b < result.batches; ++b) {
     const std::vector<size_t> members = rows_of(b, batch_rows, rows.size());
@@ -48,10 +48,10 @@ EvalResult evaluate(Engine& engine, const RowSet& rows, int64_t batch_rows) {
       result.rows_without_labels += count;
       continue;
     }
-    weighted += sums[static_cast<size_t>(b)] / static_cast<double>(labels) * static_cast<double>(count);
-    counted += count;
+    total += sums[static_cast<size_t>(b)] / static_cast<double>(labels);
+    ++counted;
   }
-  result.loss = counted > 0 ? weighted / static_cast<double>(counted) : std::numeric_limits<double>::quiet_NaN();
+  result.loss = counted > 0 ? total / static_cast<double>(counted) : std::numeric_limits<double>::quiet_NaN();
   return result;
 }
 

@@ -1,6 +1,7 @@
 // Evaluation as transformers does it: each batch of B rows has its own mean loss (sum of its token losses over the number of its labels that are not
-// -100, counted before the shift); the result is the mean over rows of their batch's loss. Batches are dealt to the ranks in turn, and the sums are taken
-// in the order of batches, so the number does not depend on the rank count.
+// -100, counted before the shift); the result is the mean over batches. A last batch with fewer rows weighs as much as the others: transformers repeats
+// each batch's loss B times, whatever rows it has, before it takes the mean (its logged values show it). Batches are dealt to the ranks in turn and
+// added in their order, so the number does not depend on the rank count.
 // Thread rules: collective; one thread.
 #pragma once
 

@@ -36,18 +36,6 @@ class Phases {
   std::string line_;
 };
 
-// What no version of the CPU engine can do; the rest is refused by check_trainable.
-void refuse_unsupported(const Config& c) {
-  const auto refuse = [&c](const std::string& key, const std::string& value, const std::string& advice) {
-    throw InputError(c.origin(key) + ": " + key, value + " is not supported by this version", advice);
-  };
-  if (c.device == "cuda") refuse("device", "cuda", "use device: cpu, or auto");
-  if (c.communicator == "nccl" || c.communicator == "staged") refuse("communicator", c.communicator, "use auto, shared or mpi");
-  if (c.states != "float32") refuse("states", c.states, "use states: float32");
-  if (c.fp16) refuse("fp16", "float16 training", "use bf16: true");
-  if (c.save_only_model && c.save_strategy == "best") refuse("save_strategy", "best", "use steps, epoch or no");
-}
-
 std::string plural(int64_t n, const std::string& what) { return std::to_string(n) + " " + what + (n == 1 ? "" : "s"); }
 
 class Run {
@@ -109,7 +97,6 @@ class Run {
 
 void Run::set_up_model() {
   run_on_all_or_fail(group_, [&] {
-    refuse_unsupported(config_);
     model_ = open_model_for_training(config_);
     trained_tensors(config_, model_.config);  // its faults belong here, before the data
   });

@@ -1,6 +1,7 @@
 // ParameterManager (parameter_manager.h): the memory it takes, the state machine of gathers and reductions, the optimizer's side.
 //
-// Why no timing can change a result: which unit is gathered into which slot, and in which order, follows from the schedule alone; streams only wait for events.
+// Why no timing can change a result: which unit is gathered into which slot, and in which order, follows from the schedule alone; streams only wait
+// for events.
 #include "zero/parameter_manager.h"
 
 #include <algorithm>
@@ -36,7 +37,8 @@ TensorView fuse(const std::vector<TensorView>& parameters, int first, int count)
     bool fits = next.shape.rank == whole.shape.rank && next.dtype == whole.dtype && (next.data == nullptr) == (whole.data == nullptr);
     for (int d = 1; fits && d < whole.shape.rank; ++d) fits = next.shape[d] == whole.shape[d];
     LLMTRAIN_ASSERT(fits, "tensors of shapes " + whole.shape.text() + " and " + next.shape.text() + " cannot be seen as one matrix");
-    LLMTRAIN_ASSERT(whole.data == nullptr || next.data == whole.as<char>() + whole.bytes(), "tensors that are to be one matrix do not follow each other");
+    LLMTRAIN_ASSERT(whole.data == nullptr || next.data == whole.as<char>() + whole.bytes(),
+                    "tensors that are to be one matrix do not follow each other");
     whole.shape.dims[0] += next.shape[0];
   }
   return whole;
@@ -49,10 +51,10 @@ TensorView UnitGradients::fused(int first, int count) const { return fuse(parame
 
 // What this rank keeps of a unit.
 struct UnitShards {
-  TensorView master;         // float32, trained; the same memory as compute[1] when the compute type is float32
-  TensorView compute[2];     // [0] frozen, [1] trained: what is gathered
-  TensorView gradient;       // float32, trained
-  bool gradient_zero = true; // the accumulator counts as zero, whatever it holds: nothing was added since zero_gradients()
+  TensorView master;          // float32, trained; the same memory as compute[1] when the compute type is float32
+  TensorView compute[2];      // [0] frozen, [1] trained: what is gathered
+  TensorView gradient;        // float32, trained
+  bool gradient_zero = true;  // the accumulator counts as zero, whatever it holds: nothing was added since zero_gradients()
 };
 
 struct WeightSlot {
@@ -92,8 +94,12 @@ struct ParameterManager::State {
   UnitShards& shard(int unit) { return shards.at(static_cast<size_t>(unit)); }
   const std::string& name(int unit) const { return layout.units()[static_cast<size_t>(unit)].name; }
   size_t element_bytes() const { return size_of(options.compute); }
-  size_t full_bytes(int unit, bool trained) const { return static_cast<size_t>(layout.shard_elements(unit, trained)) * static_cast<size_t>(world) * element_bytes(); }
-  size_t full_gradient_bytes(int unit) const { return static_cast<size_t>(layout.shard_elements(unit, true)) * static_cast<size_t>(world) * sizeof(float); }
+  size_t full_bytes(int unit, bool trained) const {
+    return static_cast<size_t>(layout.shard_elements(unit, trained)) * static_cast<size_t>(world) * element_bytes();
+  }
+  size_t full_gradient_bytes(int unit) const {
+    return static_cast<size_t>(layout.shard_elements(unit, true)) * static_cast<size_t>(world) * sizeof(float);
+  }
   bool gather_inline() const { return gather == streams.compute; }
 
   void take_shards(Arena& arena);
@@ -112,8 +118,8 @@ struct ParameterManager::State {
 
 // ---- memory
 
-// Shards of the compute type lie in one registered allocation, at the same offsets on every rank; masters (where they are something else) and gradient accumulators in
-// the arena. A process by itself registers nothing.
+// Shards of the compute type lie in one registered allocation, at the same offsets on every rank; masters (where they are something else) and
+// gradient accumulators in the arena. A process by itself registers nothing.
 void ParameterManager::State::take_shards(Arena& arena) {
   shards.resize(static_cast<size_t>(units()));
   const bool f32 = options.compute == DType::float32;
@@ -207,7 +213,8 @@ ParameterManager::ParameterManager(ParameterStreams streams, ShardLayout layout,
   s.planning = arena.planning();
   s.world = s.layout.world();
   if (s.world > 1 && !s.planning) {
-    LLMTRAIN_ASSERT(streams.gather_communicator != nullptr && streams.gather_communicator->size() == s.world, "the layout is for another number of ranks");
+    LLMTRAIN_ASSERT(streams.gather_communicator != nullptr && streams.gather_communicator->size() == s.world,
+                    "the layout is for another number of ranks");
     s.rank = streams.gather_communicator->rank();
   }
   s.gather = options.overlap ? streams.gather : streams.compute;
@@ -300,8 +307,8 @@ WeightSlot* ParameterManager::State::resident(int unit) {
   return nullptr;
 }
 
-// An empty slot, or the one whose unit is used last of all (Belady 1966, https://doi.org/10.1147/sj.52.0078). A gather ahead of its use does not drive out what
-// is used before it.
+// An empty slot, or the one whose unit is used last of all (Belady 1966, https://doi.org/10.1147/sj.52.0078). A gather ahead of its use does not
+// drive out what is used before it.
 WeightSlot* ParameterManager::State::slot_for(int unit, bool must) {
   WeightSlot* best = nullptr;
   size_t best_use = 0;

@@ -94,7 +94,7 @@ class ParameterManager {
   struct Counters {
     double exposed_gather_seconds = 0, exposed_reduce_seconds = 0;  // the compute stream waited
     int64_t gathers = 0, reductions = 0;
-    size_t slot_bytes = 0, shard_bytes = 0, gradient_slot_bytes = 0;  // allocated, counted
+    size_t slot_bytes = 0, shard_bytes = 0, gradient_slot_bytes = 0;  // allocated, counted; shards: compute type, masters, gradients
     int slots = 0;
   };
   const Counters& counters() const;

@@ -1,7 +1,7 @@
 // Slots: how many buffers of which size hold the full weights (or gradients) of units, and which of them to give up.
 //
-// Units of similar size share a class of slots, so that a large embedding does not blow up the slot of every block. Both are pure functions of the sizes and of
-// the schedule: the choice is the same on every rank and in every run, whatever the timing.
+// Units of similar size share a class of slots, so that a large embedding does not blow up the slot of every block. Both are pure functions of the
+// sizes and of the schedule: the choice is the same on every rank and in every run, whatever the timing.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 namespace llmtrain {
 
 struct SlotClass {
-  size_t bytes = 0;        // of one slot: the largest unit of the class
+  size_t bytes = 0;  // of one slot: the largest unit of the class
   int slots = 0;
   std::vector<int> units;  // ascending
 };

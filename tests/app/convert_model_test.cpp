@@ -21,8 +21,11 @@ class ConvertModel : public ::testing::Test {
  protected:
   // A tiny Llama folder with numbers that float16 and bfloat16 round differently.
   void SetUp() override {
-    const Json config = {{"model_type", "llama"}, {"architectures", {"LlamaForCausalLM"}}, {"vocab_size", 40}, {"hidden_size", 8}, {"intermediate_size", 12},
-                         {"num_hidden_layers", 2}, {"num_attention_heads", 2}, {"torch_dtype", "float32"}, {"my_key", "kept"}};
+    const Json config = {{"model_type", "llama"},    {"architectures", {"LlamaForCausalLM"}},
+                         {"vocab_size", 40},         {"hidden_size", 8},
+                         {"intermediate_size", 12},  {"num_hidden_layers", 2},
+                         {"num_attention_heads", 2}, {"torch_dtype", "float32"},
+                         {"my_key", "kept"}};
     std::vector<NamedShape> tensors = {{"model.embed_tokens.weight", {40, 8}}, {"model.norm.weight", {8}}, {"lm_head.weight", {40, 8}}};
     for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
       for (const char* norm : {"input_layernorm.weight", "post_attention_layernorm.weight"}) tensors.push_back({layer + norm, {8}});

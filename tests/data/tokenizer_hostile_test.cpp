@@ -128,6 +128,13 @@ TEST(HostileTokenizer, WhatIsNotKnownIsRefusedByName) {
   named("WordPiece", [](Json& f) { f["decoder"] = {{"type", "WordPiece"}}; });
 }
 
+TEST(HostileTokenizer, AHugePartIsRefusedBeforeItBecomesADocument) {
+  std::string many = "[]";
+  while (many.size() < (size_t{2} << 20)) many += ",[]";
+  EXPECT_NE(error_for("{\"padding\": [" + many + "], \"model\": {\"vocab\": {}, \"merges\": []}}").find("1 MiB"), std::string::npos);
+  EXPECT_NE(error_for("{\"added_tokens\": [" + many + "], \"model\": {\"vocab\": {}, \"merges\": []}}").find("no object"), std::string::npos);
+}
+
 TEST(HostileTokenizer, DeepNestingIsRefused) {
   const std::string deep(100000, '[');
   EXPECT_NE(error_for("{\"padding\": " + deep).find("nested deeper"), std::string::npos);
@@ -220,6 +227,23 @@ TEST(TokenizerConfig, SpecialTokensTemplatesAndAddedTokens) {
   tokenizer = Tokenizer::load(folder.path());
   EXPECT_EQ(tokenizer.chat_template(), "J");
   EXPECT_EQ(tokenizer.pad_id(), 6) << "a named token that is missing is added";
+}
+
+TEST(TokenizerConfig, WithSpecialTokensChangesFlagsAndLeavesTheOriginal) {
+  const ScratchFolder folder;
+  Json file = small();
+  file["added_tokens"][0]["rstrip"] = true;
+  write(folder / "tokenizer.json", dump_json(file));
+  const Tokenizer before = Tokenizer::load(folder.path()), after = before.with_special_tokens({"<s>", "ab", "nowhere"});
+  std::vector<int32_t> a, b;
+  Encoder(before).encode("<s> ab", a);
+  Encoder(after).encode("<s> ab", b);
+  EXPECT_EQ(a, (std::vector<int32_t>{4, 2}));
+  EXPECT_EQ(b, (std::vector<int32_t>{4, 3, 2}));
+  EXPECT_EQ(after.decode(b, false), "<s> ab");
+  EXPECT_EQ(after.decode(b, true), " ");
+  EXPECT_TRUE(after.is_special(2));
+  EXPECT_FALSE(before.is_special(2));
 }
 
 TEST(TokenizerConfig, BrokenOnesAreRefusedByName) {

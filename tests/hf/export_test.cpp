@@ -246,7 +246,8 @@ ExportChoices choices_of(Json config, const std::string& source = "") {
 }
 
 TEST(ExportFiles, ConfigKeepsItsKeysAndStyle) {
-  const Json older = file_of(make_small_files(choices_of({{"model_type", "llama"}, {"torch_dtype", "float32"}, {"my_key", {1, 2}}, {"rope_theta", 5e5}})), "config.json");
+  const Json older = file_of(
+      make_small_files(choices_of({{"model_type", "llama"}, {"torch_dtype", "float32"}, {"my_key", {1, 2}}, {"rope_theta", 5e5}})), "config.json");
   EXPECT_EQ(older, Json({{"model_type", "llama"}, {"torch_dtype", "bfloat16"}, {"my_key", {1, 2}}, {"rope_theta", 5e5}}));
   const Json newer = file_of(make_small_files(choices_of({{"dtype", "float32"}, {"rope_parameters", Json::object()}})), "config.json");
   EXPECT_EQ(newer["dtype"], "bfloat16");
@@ -265,14 +266,17 @@ TEST(ExportFiles, GenerationConfigHoldsTheIds) {
   EXPECT_EQ(file_of(make_small_files(c), "config.json")["pad_token_id"], 7);
   c.eos_token_ids = {7, 8};
   EXPECT_EQ(file_of(make_small_files(c), "generation_config.json")["eos_token_id"], Json({7, 8}));
-  EXPECT_EQ(file_of(make_small_files(choices_of({{"eos_token_id", 2}, {"pad_token_id", nullptr}})), "generation_config.json"), Json({{"_from_model_config", true}, {"eos_token_id", 2}}));
+  EXPECT_EQ(file_of(make_small_files(choices_of({{"eos_token_id", 2}, {"pad_token_id", nullptr}})), "generation_config.json"),
+            Json({{"_from_model_config", true}, {"eos_token_id", 2}}));
 }
 
 TEST(ExportFiles, TokenizerFilesAreCopiedAndTheTemplatesTokensPutIn) {
   const ScratchFolder source;
   write_text(source / "tokenizer.json", "{\"model\": {}}");
   write_text(source / "tokenizer.model", std::string("\0\1\2", 3));
-  write_text(source / "tokenizer_config.json", R"({"eos_token": {"__type": "AddedToken", "content": "</s>", "lstrip": false}, "model_max_length": 1000000000000000019884624838656, "pad_token": null})");
+  write_text(
+      source / "tokenizer_config.json",
+      R"({"eos_token": {"__type": "AddedToken", "content": "</s>", "lstrip": false}, "model_max_length": 1000000000000000019884624838656, "pad_token": null})");
   write_text(source / "special_tokens_map.json", R"({"eos_token": "</s>"})");
   write_text(source / "chat_template.jinja", "old");
   write_text(source / "secret.py", "print()");

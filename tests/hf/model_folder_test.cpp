@@ -14,7 +14,9 @@ using namespace testing_support;
 namespace fs = std::filesystem;
 
 std::string tensor(const std::string& name, const std::vector<float>& v) {
-  return safetensors("{\"" + name + "\":{\"dtype\":\"F32\",\"shape\":[" + std::to_string(v.size()) + "],\"data_offsets\":[0," + std::to_string(4 * v.size()) + "]}}", bytes_of(v));
+  return safetensors(
+      "{\"" + name + "\":{\"dtype\":\"F32\",\"shape\":[" + std::to_string(v.size()) + "],\"data_offsets\":[0," + std::to_string(4 * v.size()) + "]}}",
+      bytes_of(v));
 }
 std::string index_of(const std::string& weight_map) { return "{\"metadata\":{\"total_size\":1},\"weight_map\":" + weight_map + "}"; }
 
@@ -52,7 +54,8 @@ class ModelFolderTest : public ::testing::Test {
 TEST_F(ModelFolderTest, ShardsAreReadAsOneModel) {
   write_text(folder_ / "model-00001-of-00002.safetensors", tensor("a", {1, 2}));
   write_text(folder_ / "model-00002-of-00002.safetensors", tensor("b", {3, 4, 5}));
-  write_text(folder_ / "model.safetensors.index.json", index_of(R"({"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"})"));
+  write_text(folder_ / "model.safetensors.index.json",
+             index_of(R"({"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"})"));
   const ModelFolder m = ModelFolder::open(folder_.path());
   EXPECT_EQ(m.names(), (std::vector<std::string>{"a", "b"}));
   float v = 0;

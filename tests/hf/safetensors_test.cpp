@@ -55,8 +55,11 @@ TEST_F(Safetensors, RangesAreReadAndConverted) {
 }
 
 TEST_F(Safetensors, EmptyTensorsScalarsMetadataAndPaddingAreRead) {
-  write_text(path_, safetensors(R"({"__metadata__":{"format":"pt"},"e":{"dtype":"F32","shape":[0,7],"data_offsets":[0,0]},"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]}}      )",
-                                bytes_of<int64_t>({42})));
+  write_text(
+      path_,
+      safetensors(
+          R"({"__metadata__":{"format":"pt"},"e":{"dtype":"F32","shape":[0,7],"data_offsets":[0,0]},"s":{"dtype":"I64","shape":[],"data_offsets":[0,8]}}      )",
+          bytes_of<int64_t>({42})));
   const SafetensorsFile f = SafetensorsFile::open(path_);
   EXPECT_EQ(f.metadata().at(0).second, "pt");
   int64_t s = 0;
@@ -75,7 +78,8 @@ TEST_F(Safetensors, AFileCutAnywhereIsRefused) {
 }
 
 TEST_F(Safetensors, ByteRangesMustCoverTheDataExactly) {
-  expect_refused(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})", "1234567", "overlaps");
+  expect_refused(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})", "1234567",
+                 "overlaps");
   expect_refused(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[2],"data_offsets":[5,7]}})", "1234567", "hole");
   expect_refused(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[1,5]}})", "12345", "hole");
   expect_refused(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", "12345", "behind the last tensor");
@@ -168,7 +172,7 @@ TEST_F(Safetensors, AHeaderOfAMillionTensorsIsReadWithinBounds) {
 TEST_F(Safetensors, RandomDamageNeverPassesForAnotherFile) {
   const std::string whole = safetensors(kTwo, kTwoData);
   std::mt19937 random(7);
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 500; ++i) {
     std::string damaged = whole;
     const size_t at = random() % (8 + sizeof kTwo - 1);
     damaged[at] = static_cast<char>(random());

@@ -80,11 +80,18 @@ class ThreadRanks {
     int size() const override { return all_.ranks_; }
     void barrier() override { all_.barrier_.arrive_and_wait(); }
     void all_gather(const void* mine, void* all, size_t bytes_each) override {
-      exchange(bytes_each * static_cast<size_t>(size()), [&](char* shared) { std::memcpy(shared + bytes_each * static_cast<size_t>(rank_), mine, bytes_each); },
-               [&](const char* shared) { std::memcpy(all, shared, bytes_each * static_cast<size_t>(size())); });
+      exchange(
+          bytes_each * static_cast<size_t>(size()),
+          [&](char* shared) { std::memcpy(shared + bytes_each * static_cast<size_t>(rank_), mine, bytes_each); },
+          [&](const char* shared) { std::memcpy(all, shared, bytes_each * static_cast<size_t>(size())); });
     }
     void broadcast(void* data, size_t bytes, int root) override {
-      exchange(bytes, [&](char* shared) { if (rank_ == root) std::memcpy(shared, data, bytes); }, [&](const char* shared) { std::memcpy(data, shared, bytes); });
+      exchange(
+          bytes,
+          [&](char* shared) {
+            if (rank_ == root) std::memcpy(shared, data, bytes);
+          },
+          [&](const char* shared) { std::memcpy(data, shared, bytes); });
     }
 
    private:

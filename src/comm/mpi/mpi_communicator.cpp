@@ -1,9 +1,11 @@
 // The Communicator over MPI: ranks of a node read each other's memory, ranks of other nodes talk by MPI (communicator.h).
 //
-// all_gather_shards   A rank copies the shards of its node straight out of their owners' memory; nobody waits. Between equal nodes, local rank i fetches the shards of
-//                     the local ranks i of the other nodes, piece by piece into a small shared staging area, from which its whole node copies: every shard crosses
-//                     the network once a node. Between unequal nodes every rank fetches for itself.
-// reduce_scatter      A rank adds its part of everybody's gradients in the order of ranks: those of its node read in place, those of other nodes received piece by
+// all_gather_shards   A rank copies the shards of its node straight out of their owners' memory; nobody waits. Between equal nodes, local rank i
+// fetches the shards of
+//                     the local ranks i of the other nodes, piece by piece into a small shared staging area, from which its whole node copies: every
+//                     shard crosses the network once a node. Between unequal nodes every rank fetches for itself.
+// reduce_scatter      A rank adds its part of everybody's gradients in the order of ranks: those of its node read in place, those of other nodes
+// received piece by
 //                     piece. The result does not depend on how ranks are spread over nodes: bitwise.
 // Messages between nodes are sent and received by the thread of the stream that runs the collective, which makes the progress and sleeps in between.
 // Thread rules: communicator.h.
@@ -132,8 +134,8 @@ void* MpiCommunicator::allocate_registered(size_t bytes, const std::string& what
   all_gather_any_size(host_comm_.get(), size_, &mine, asked.data(), sizeof mine);
   for (int r = 0; r < size_; ++r) {
     if (asked[static_cast<size_t>(r)] == mine) continue;
-    throw OperationError("communicator '" + name_ + "': the ranks ask for different amounts of memory for " + what + ": rank " + std::to_string(r) + " " +
-                         std::to_string(asked[static_cast<size_t>(r)]) + " bytes, rank " + std::to_string(rank_) + " " + std::to_string(mine));
+    throw OperationError("communicator '" + name_ + "': the ranks ask for different amounts of memory for " + what + ": rank " + std::to_string(r) +
+                         " " + std::to_string(asked[static_cast<size_t>(r)]) + " bytes, rank " + std::to_string(rank_) + " " + std::to_string(mine));
   }
   regions_.push_back(memory_->allocate(*device_, rounded));
   if (topology_.any_shared && !regions_.back().shared) {
@@ -145,7 +147,8 @@ void* MpiCommunicator::allocate_registered(size_t bytes, const std::string& what
 }
 
 std::string MpiCommunicator::describe() const {
-  std::string text = std::to_string(size_) + " ranks on " + std::to_string(topology_.nodes.size()) + (topology_.nodes.size() == 1 ? " node" : " nodes");
+  std::string text =
+      std::to_string(size_) + " ranks on " + std::to_string(topology_.nodes.size()) + (topology_.nodes.size() == 1 ? " node" : " nodes");
   if (topology_.any_shared) text += ", shared memory within a node";
   if (topology_.nodes.size() > 1) text += topology_.any_shared ? ", MPI between nodes" : ", MPI";
   if (!why_not_shared_.empty()) text += "; MPI instead of shared memory within a node, because of " + why_not_shared_;
@@ -158,7 +161,8 @@ MpiCommunicator::Place MpiCommunicator::place_of(const void* pointer, size_t byt
     const NodeRegion& region = regions_[i];
     if (p >= region.mine && p + bytes <= region.mine + region.bytes) return {i, static_cast<size_t>(p - region.mine)};
   }
-  assertion_failed("registered memory", __FILE__, __LINE__, std::string(what) + " of " + std::to_string(bytes) + " bytes does not lie in registered memory of '" + name_ + "'");
+  assertion_failed("registered memory", __FILE__, __LINE__,
+                   std::string(what) + " of " + std::to_string(bytes) + " bytes does not lie in registered memory of '" + name_ + "'");
 }
 
 // ---- collectives on streams
@@ -183,12 +187,14 @@ void MpiCommunicator::submit(Stream& stream, CollectiveOperation operation, size
 
 void MpiCommunicator::all_gather_shards(Stream& stream, const void* shard, void* full, size_t bytes_per_rank, const std::string& label) {
   const Place place = place_of(shard, bytes_per_rank, "a shard");
-  submit(stream, kAllGather, bytes_per_rank, place, label, [this, place, full, bytes_per_rank](const CollectiveDescription& description, bool parallel) {
-    run_all_gather(description, place, static_cast<char*>(full), bytes_per_rank, parallel);
-  });
+  submit(stream, kAllGather, bytes_per_rank, place, label,
+         [this, place, full, bytes_per_rank](const CollectiveDescription& description, bool parallel) {
+           run_all_gather(description, place, static_cast<char*>(full), bytes_per_rank, parallel);
+         });
 }
 
-void MpiCommunicator::reduce_scatter(Stream& stream, const float* full, float* shard, size_t count_per_rank, bool accumulate, const std::string& label) {
+void MpiCommunicator::reduce_scatter(Stream& stream, const float* full, float* shard, size_t count_per_rank, bool accumulate,
+                                     const std::string& label) {
   const Place place = place_of(full, count_per_rank * sizeof(float) * static_cast<size_t>(size_), "a full gradient");
   submit(stream, kReduceScatter, count_per_rank * sizeof(float), place, label,
          [this, place, shard, count_per_rank, accumulate](const CollectiveDescription& description, bool parallel) {
@@ -226,8 +232,9 @@ void MpiCommunicator::exchange_descriptions(const CollectiveDescription& mine, c
   wait_for_each(requests, compare, [this] { board_->throw_if_failed(); });
 }
 
-// An error of this rank (or one that it heard of) goes to its node by the board, and to the ranks of other nodes in place of the next description: first what this
-// rank was about to do, if they have not been told, then that it has failed. Nobody waits for these messages to arrive; the program is about to end.
+// An error of this rank (or one that it heard of) goes to its node by the board, and to the ranks of other nodes in place of the next description:
+// first what this rank was about to do, if they have not been told, then that it has failed. Nobody waits for these messages to arrive; the program
+// is about to end.
 void MpiCommunicator::tell_failure(const CollectiveDescription& description, const std::string& message) {
   failed_ = true;
   board_->fail(message);
@@ -318,7 +325,8 @@ void MpiCommunicator::reserve_scratch() {
   bytes_ += kScratchBytes;
 }
 
-void MpiCommunicator::run_reduce_scatter(const CollectiveDescription& description, Place place, float* shard, size_t count, bool accumulate, bool parallel) {
+void MpiCommunicator::run_reduce_scatter(const CollectiveDescription& description, Place place, float* shard, size_t count, bool accumulate,
+                                         bool parallel) {
   const NodeRegion& region = regions_[place.region];
   const std::vector<int>& far = region.shared ? topology_.remotes : topology_.others;
   board_->post(description);
@@ -341,15 +349,16 @@ void MpiCommunicator::run_reduce_scatter(const CollectiveDescription& descriptio
   }
 }
 
-void MpiCommunicator::sum_with_far_ranks(const std::vector<int>& far, const float* full, const std::vector<const float*>& sources, size_t count, float* shard,
-                                         bool accumulate, bool parallel) {
+void MpiCommunicator::sum_with_far_ranks(const std::vector<int>& far, const float* full, const std::vector<const float*>& sources, size_t count,
+                                         float* shard, bool accumulate, bool parallel) {
   // Two halves: while one piece is added, the next is on its way. Pieces are of the same size on every rank, whatever the size of its node.
   const size_t half = scratch_.size() / 2, piece = half / static_cast<size_t>(size_ - 1) / 16 * 16;
   LLMTRAIN_ASSERT(piece > 0, "more ranks than the scratch area can serve");
   std::vector<MPI_Request> requests[2];
   const auto begin_piece = [&](size_t at, size_t side) {
     const size_t n = std::min(piece, count - at);
-    for (size_t i = 0; i < far.size(); ++i) receive(scratch_.data() + side * half + i * piece, n * sizeof(float), far[i], kTagGradient, requests[side]);
+    for (size_t i = 0; i < far.size(); ++i)
+      receive(scratch_.data() + side * half + i * piece, n * sizeof(float), far[i], kTagGradient, requests[side]);
     for (int r : far) send(full + static_cast<size_t>(r) * count + at, n * sizeof(float), r, kTagGradient, requests[side]);
   };
   if (count > 0) begin_piece(0, 0);

@@ -87,7 +87,7 @@ class MpiCommunicator final : public Communicator {
   NodeRegion board_region_, staging_;
   std::unique_ptr<NodeBoard> board_;
   std::deque<NodeRegion> regions_;  // a deque: a stream's thread may read while set-up adds
-  std::vector<float> scratch_;  // pieces of other nodes' gradients
+  std::vector<float> scratch_;      // pieces of other nodes' gradients
   FlightRecorder recorder_;
   std::string why_not_shared_;
   size_t bytes_ = 0;

@@ -69,8 +69,8 @@ bool is_alive(const BoardSlot& slot, uint64_t own_namespace) {
 }  // namespace
 
 const char* operation_name(uint32_t operation) {
-  static constexpr std::array<const char*, 8> kNames = {"all_gather", "reduce_scatter", "fence",          "barrier",
-                                                        "host all_gather", "broadcast", "all_reduce_sum", "all_reduce_max"};
+  static constexpr std::array<const char*, 8> kNames = {"all_gather",      "reduce_scatter", "fence",          "barrier",
+                                                        "host all_gather", "broadcast",      "all_reduce_sum", "all_reduce_max"};
   return operation < kNames.size() ? kNames[operation] : "unknown operation";
 }
 
@@ -99,14 +99,15 @@ std::string CollectiveDescription::text() const {
   return out;
 }
 
-std::string disagreement(const std::string& communicator, int rank, const CollectiveDescription& mine, int other_rank, const CollectiveDescription& other) {
+std::string disagreement(const std::string& communicator, int rank, const CollectiveDescription& mine, int other_rank,
+                         const CollectiveDescription& other) {
   if (other.sequence == CollectiveDescription::kFailed) {
-    return "communicator '" + communicator + "': rank " + std::to_string(other_rank) + " has failed (" + other.label.data() + ") while rank " + std::to_string(rank) +
-           " is at " + mine.text();
+    return "communicator '" + communicator + "': rank " + std::to_string(other_rank) + " has failed (" + other.label.data() + ") while rank " +
+           std::to_string(rank) + " is at " + mine.text();
   }
   const bool swap = other_rank < rank;
-  return "communicator '" + communicator + "': the ranks do not issue the same collectives: rank " + std::to_string(swap ? other_rank : rank) + " is at " +
-         (swap ? other : mine).text() + "; rank " + std::to_string(swap ? rank : other_rank) + " is at " + (swap ? mine : other).text();
+  return "communicator '" + communicator + "': the ranks do not issue the same collectives: rank " + std::to_string(swap ? other_rank : rank) +
+         " is at " + (swap ? other : mine).text() + "; rank " + std::to_string(swap ? rank : other_rank) + " is at " + (swap ? mine : other).text();
 }
 
 NodeBoard::NodeBoard(std::string communicator, std::vector<BoardSlot*> slots, std::vector<int> ranks, int me, bool spin)
@@ -140,7 +141,8 @@ void NodeBoard::compare(const CollectiveDescription& description) {
     if (i == me_ || slots_[i]->posted[place].load() != description.sequence) continue;
     const CollectiveDescription other = slots_[i]->descriptions[place];
     std::atomic_thread_fence(std::memory_order_acquire);
-    if (slots_[i]->posted[place].load() != description.sequence || other.same_as(description)) continue;  // rewritten meanwhile: it was compared there
+    if (slots_[i]->posted[place].load() != description.sequence || other.same_as(description))
+      continue;  // rewritten meanwhile: it was compared there
     const std::string message = disagreement(communicator_, ranks_[me_], description, ranks_[i], other);
     fail(message);
     throw OperationError(message);
@@ -175,7 +177,8 @@ void NodeBoard::wait(size_t index, BoardSlot::Counter counter, uint64_t value) {
     slot.waiters.fetch_add(1);
     long slept = 0;
     int error = 0;
-    const bool there = reached(index, counter, value), failed = std::any_of(slots_.begin(), slots_.end(), [](const BoardSlot* s) { return s->failed.load() == 2; });
+    const bool there = reached(index, counter, value),
+               failed = std::any_of(slots_.begin(), slots_.end(), [](const BoardSlot*s) { return s->failed.load() == 2; });
     if (!there && !failed) {
       slept = futex(&slot.bell, FUTEX_WAIT, seen, &kNap);
       error = slept != 0 ? errno : 0;

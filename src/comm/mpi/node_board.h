@@ -1,9 +1,9 @@
 // NodeBoard: how the ranks of a node tell each other what they do, through memory that all of them map. One slot a rank, written by its owner only
 // (but for the failure note): counters that only grow, a bell (a futex word rung at each change), and the descriptions of its last collectives.
 //
-// Who waits spins for a few microseconds, then sleeps on the bell; with more ranks than cores it sleeps at once. A sleeper wakes ten times a second to see
-// whether the others live and whether one of them has failed: nobody waits for ever for a dead rank.
-// Futexes: https://man7.org/linux/man-pages/man2/futex.2.html.
+// Who waits spins for a few microseconds, then sleeps on the bell; with more ranks than cores it sleeps at once. A sleeper wakes ten times a second
+// to see whether the others live and whether one of them has failed: nobody waits for ever for a dead rank. Futexes:
+// https://man7.org/linux/man-pages/man2/futex.2.html.
 //
 // Thread rules: one thread at a time per NodeBoard object (the thread of the stream that runs the collectives).
 #pragma once
@@ -39,7 +39,8 @@ const char* operation_name(uint32_t operation);
 CollectiveDescription describe_collective(uint64_t sequence, CollectiveOperation operation, uint64_t bytes, uint32_t region, uint64_t offset,
                                           const std::string& label);
 // "communicator 'gather': the ranks disagree on collective 7: rank 0: …; rank 3: …".
-std::string disagreement(const std::string& communicator, int rank, const CollectiveDescription& mine, int other_rank, const CollectiveDescription& other);
+std::string disagreement(const std::string& communicator, int rank, const CollectiveDescription& mine, int other_rank,
+                         const CollectiveDescription& other);
 
 struct alignas(64) BoardSlot {
   enum Counter { arrived, done, staged, consumed, kCounters };

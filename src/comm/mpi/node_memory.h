@@ -1,5 +1,5 @@
-// NodeMemory: allocations that the ranks of a node read from each other. All ranks of the communicator agree whether an allocation is shared: where one rank cannot
-// have it, nobody has it, everybody knows why, and the collectives on it go over MPI.
+// NodeMemory: allocations that the ranks of a node read from each other. All ranks of the communicator agree whether an allocation is shared: where
+// one rank cannot have it, nobody has it, everybody knows why, and the collectives on it go over MPI.
 //
 // Thread rules: set-up only, one thread; every call is collective over all ranks.
 #pragma once
@@ -17,9 +17,9 @@ namespace llmtrain {
 struct NodeRegion {
   char* mine = nullptr;
   size_t bytes = 0;
-  bool shared = false;        // base[] can be read
-  std::vector<char*> base;    // of each rank of the node, in their order
-  std::string why_not;        // when shared memory was wanted and could not be had
+  bool shared = false;      // base[] can be read
+  std::vector<char*> base;  // of each rank of the node, in their order
+  std::string why_not;      // when shared memory was wanted and could not be had
   std::vector<SharedSegment> segments;
   void* private_memory = nullptr;  // when not shared; owned by the Device
 };

@@ -112,8 +112,8 @@ SharedSegment SharedSegment::make_in_folder(const std::string& folder, size_t by
 }
 
 SharedSegment SharedSegment::open(const SegmentAddress& address) {
-  const std::string path = address.path[0] != '\0' ? std::string(address.path.data())
-                                                   : "/proc/" + std::to_string(address.pid) + "/fd/" + std::to_string(address.fd);
+  const std::string path =
+      address.path[0] != '\0' ? std::string(address.path.data()) : "/proc/" + std::to_string(address.pid) + "/fd/" + std::to_string(address.fd);
   const ScopedFile fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (fd.get() < 0) throw OperationError("opening " + path + ": " + why(errno));
   const SegmentAddress found = address_of(fd.get(), address.bytes);

@@ -1,10 +1,10 @@
 // A piece of memory that one rank of a node makes and the others of the node map: the ground under registered memory and under the node's flags.
 //
 // Way 1: memory without a name (memfd_create), which the others reach by /proc/<pid>/fd/<n>; nothing can be left behind.
-// Way 2, where /proc is closed to the others (containers with user namespaces of their own): a file in /dev/shm that gets its name only when it is complete, is
-// removed as soon as everybody has opened it, and is locked meanwhile, so that a later run recognises and removes one whose maker was killed in between.
-// All pages are reserved before anybody touches them: a full /dev/shm is an error message here, never a SIGBUS later.
-// Thread rules: set-up only, one thread.
+// Way 2, where /proc is closed to the others (containers with user namespaces of their own): a file in /dev/shm that gets its name only when it is
+// complete, is removed as soon as everybody has opened it, and is locked meanwhile, so that a later run recognises and removes one whose maker was
+// killed in between. All pages are reserved before anybody touches them: a full /dev/shm is an error message here, never a SIGBUS later. Thread
+// rules: set-up only, one thread.
 #pragma once
 
 #include <sys/types.h>

@@ -88,8 +88,9 @@ std::string log_line(const std::vector<RankThreads>& node, const RankThreads& mi
     masks.insert(core_list_text(r.mask));
     threads.insert(r.threads);
   }
-  std::string line = std::to_string(node.size()) + (node.size() == 1 ? " rank on this node, " : " ranks on this node, ") + std::to_string(*threads.begin()) +
-                     (threads.size() > 1 ? "-" + std::to_string(*threads.rbegin()) : "") + (*threads.rbegin() == 1 ? " thread" : " threads") + " each, ";
+  std::string line = std::to_string(node.size()) + (node.size() == 1 ? " rank on this node, " : " ranks on this node, ") +
+                     std::to_string(*threads.begin()) + (threads.size() > 1 ? "-" + std::to_string(*threads.rbegin()) : "") +
+                     (*threads.rbegin() == 1 ? " thread" : " threads") + " each, ";
   if (masks.size() == 1) return line + (node.size() == 1 ? "on cores " : "all on cores ") + *masks.begin();
   line += "on cores";
   for (size_t r = 0; r < node.size() && r < 8; ++r) line += (r == 0 ? " " : " | ") + core_list_text(node[r].mask);

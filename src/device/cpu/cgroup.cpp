@@ -44,8 +44,8 @@ struct Group {
   std::string mount, path;  // the folder of the hierarchy, and the group within it ("" or "/a/b")
 };
 
-// The groups of this process for a version 1 controller and for version 2. In a container the path may name folders outside what is mounted; walking up
-// from it meets the folders that are there, the mount itself at the latest.
+// The groups of this process for a version 1 controller and for version 2. In a container the path may name folders outside what is mounted; walking
+// up from it meets the folders that are there, the mount itself at the latest.
 std::vector<Group> groups_of_process(const std::string& root, const std::string& controller) {
   std::vector<Group> found;
   std::istringstream in(small_file(root + "/proc/self/cgroup"));

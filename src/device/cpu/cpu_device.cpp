@@ -35,8 +35,8 @@ class CpuDevice final : public Device {
       model = line.substr(line.find(": ") + 2);
       break;
     }
-    return model + ", " + std::to_string(threads_) + (threads_ == 1 ? " thread" : " threads") + " a rank, " + std::to_string(bytes_available() >> 20) +
-           " MiB free";
+    return model + ", " + std::to_string(threads_) + (threads_ == 1 ? " thread" : " threads") + " a rank, " +
+           std::to_string(bytes_available() >> 20) + " MiB free";
   }
 
   void* allocate(size_t bytes) override {
@@ -47,8 +47,8 @@ class CpuDevice final : public Device {
     const size_t size = (bytes + kPage - (bytes == 0 ? 0 : 1)) / kPage * kPage, mapped = huge ? size + unit : size;
     void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) {
-      throw OperationError("allocating " + std::to_string(bytes >> 20) + " MiB (" + std::to_string(bytes_available() >> 20) + " MiB are free): " +
-                           std::strerror(errno));
+      throw OperationError("allocating " + std::to_string(bytes >> 20) + " MiB (" + std::to_string(bytes_available() >> 20) +
+                           " MiB are free): " + std::strerror(errno));
     }
     char* begin = static_cast<char*>(p);
     if (huge) {

@@ -79,8 +79,8 @@ std::set<int> physical_cores(const NodeThreadsInput& input, const CoreList& mask
   return cores;
 }
 
-// Cores that each rank may count as its own. A core that c masks hold counts 1/c for each: a mask shared by k ranks gives |mask| / k, and overlapping masks what is
-// fair.
+// Cores that each rank may count as its own. A core that c masks hold counts 1/c for each: a mask shared by k ranks gives |mask| / k, and overlapping
+// masks what is fair.
 std::vector<double> shares(const NodeThreadsInput& input, const std::vector<RankThreads>& ranks) {
   std::map<CoreList, int> masks;  // ranks by mask: there are few different ones
   for (const RankThreads& r : ranks) ++masks[r.mask];
@@ -183,7 +183,8 @@ std::string status_field(const std::string& folder, const std::string& key) {
 }
 
 bool is_launcher(const std::string& name) {
-  static constexpr std::array<const char*, 9> kNames = {"mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "prte", "hydra_pmi_proxy", "slurmstepd"};
+  static constexpr std::array<const char*, 9> kNames = {"mpirun", "mpiexec", "orterun",         "orted",     "prterun",
+                                                        "prted",  "prte",    "hydra_pmi_proxy", "slurmstepd"};
   return std::any_of(kNames.begin(), kNames.end(), [&](const char* known) { return name.compare(0, std::string(known).size(), known) == 0; });
 }
 
@@ -215,8 +216,8 @@ LauncherView look_at_launcher(const std::string& root) {
 bool binding_was_asked(const std::vector<std::string>& environment, const LauncherView& launcher) {
   bool open_mpi = false, slurm = false;
   for (const std::string& entry : environment) {
-    for (const char* name : {"OMPI_MCA_hwloc_base_binding_policy=", "OMPI_MCA_rmaps_rank_file_path=", "OMPI_MCA_hwloc_base_cpu_list=", "PRTE_MCA_hwloc_default_binding_policy=",
-                             "OMPI_MCA_hwloc_base_cpu_set=", "HYDRA_BINDING="})
+    for (const char* name : {"OMPI_MCA_hwloc_base_binding_policy=", "OMPI_MCA_rmaps_rank_file_path=", "OMPI_MCA_hwloc_base_cpu_list=",
+                             "PRTE_MCA_hwloc_default_binding_policy=", "OMPI_MCA_hwloc_base_cpu_set=", "HYDRA_BINDING="})
       if (entry.compare(0, std::string(name).size(), name) == 0) return true;
     if (entry.compare(0, 21, "OMPI_COMM_WORLD_SIZE=") == 0) open_mpi = true;
     if (entry.compare(0, 20, "SLURM_CPU_BIND_TYPE=") == 0) slurm = entry.size() > 20 && entry != "SLURM_CPU_BIND_TYPE=none";
@@ -225,10 +226,11 @@ bool binding_was_asked(const std::vector<std::string>& environment, const Launch
   for (const std::string& argument : launcher.arguments) {
     std::string name = argument.substr(0, argument.find('='));
     if (name.compare(0, 2, "--") == 0) name.erase(0, 1);
-    for (const char* known : {"-bind-to", "-bind-to-core", "-bind-to-socket", "-cpu-set", "-cpu-list", "-rankfile", "-rf", "-cpus-per-proc", "-cpus-per-rank",
-                              "-use-hwthread-cpus"})
+    for (const char* known : {"-bind-to", "-bind-to-core", "-bind-to-socket", "-cpu-set", "-cpu-list", "-rankfile", "-rf", "-cpus-per-proc",
+                              "-cpus-per-rank", "-use-hwthread-cpus"})
       if (name == known) return true;
-    if (argument == "hwloc_base_binding_policy" || argument.find(":PE=") != std::string::npos || argument.find(":pe=") != std::string::npos) return true;
+    if (argument == "hwloc_base_binding_policy" || argument.find(":PE=") != std::string::npos || argument.find(":pe=") != std::string::npos)
+      return true;
   }
   return false;
 }
@@ -250,12 +252,14 @@ CpuTopology read_topology(const std::string& root) {
     if (std::ifstream(folder + "core_id") >> core) place.core = core;
     places.push_back(place);
   }
-  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) { return std::tie(a.package, a.core) < std::tie(b.package, b.core); });
+  std::stable_sort(places.begin(), places.end(),
+                   [](const Place& a, const Place& b) { return std::tie(a.package, a.core) < std::tie(b.package, b.core); });
   std::map<std::pair<int, int>, int> numbers;
   for (const Place& place : places) {
     topology.order.push_back(place.cpu);
     if (place.cpu >= static_cast<int>(topology.physical_core.size())) topology.physical_core.resize(static_cast<size_t>(place.cpu) + 1, -1);
-    topology.physical_core[static_cast<size_t>(place.cpu)] = numbers.try_emplace({place.package, place.core}, static_cast<int>(numbers.size())).first->second;
+    topology.physical_core[static_cast<size_t>(place.cpu)] =
+        numbers.try_emplace({place.package, place.core}, static_cast<int>(numbers.size())).first->second;
   }
   return topology;
 }

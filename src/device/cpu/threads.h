@@ -1,9 +1,9 @@
 // Which cores and how many threads each rank of a node uses: a pure function of affinity masks, and the small functions that read and apply masks.
 //
 // The rule (docs/architecture.md, "Threads on the CPU backend"): a mask shared by k ranks gives |mask| / k cores, a mask of one's own all of it; the
-// control group's quota caps the sum; OMP_NUM_THREADS wins. Where the masks leave allowed cores unused and nobody asked for the binding (Open MPI binds
-// to single cores by itself at two ranks), each rank's mask becomes its equal, disjoint share of the allowed cores.
-// Thread rules: plan_node_threads() is pure; the others look at or change the calling process.
+// control group's quota caps the sum; OMP_NUM_THREADS wins. Where the masks leave allowed cores unused and nobody asked for the binding (Open MPI
+// binds to single cores by itself at two ranks), each rank's mask becomes its equal, disjoint share of the allowed cores. Thread rules:
+// plan_node_threads() is pure; the others look at or change the calling process.
 #pragma once
 
 #include <cstddef>

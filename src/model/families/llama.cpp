@@ -13,7 +13,8 @@ Family llama_family() {
   f.rope_kinds = every_rope_kind();
   f.read_options = [](const ConfigReader& reader, ModelConfig& config) {
     if (config.hidden_size % config.num_heads != 0) {
-      reader.refuse("hidden_size", std::to_string(config.hidden_size) + " is not a multiple of num_attention_heads = " + std::to_string(config.num_heads));
+      reader.refuse("hidden_size",
+                    std::to_string(config.hidden_size) + " is not a multiple of num_attention_heads = " + std::to_string(config.num_heads));
     }
     config.attention_bias = config.attention_output_bias = reader.boolean("attention_bias", false);
     config.mlp_bias = reader.boolean("mlp_bias", false);

@@ -13,7 +13,8 @@ Family qwen2_family() {
   f.rope_kinds = every_rope_kind();
   f.read_options = [](const ConfigReader& reader, ModelConfig& config) {
     config.attention_bias = true;
-    if (!reader.boolean("attention_bias", true)) config.notes.push_back("attention_bias: false is ignored: qwen2 models always have q, k and v biases");
+    if (!reader.boolean("attention_bias", true))
+      config.notes.push_back("attention_bias: false is ignored: qwen2 models always have q, k and v biases");
     note_ignored_flag(reader, config, "mlp_bias");
     read_window_by_layer(reader, config);
   };

@@ -20,11 +20,12 @@ float value_at(const std::string& tensor, int64_t element, uint32_t salt) {
   return 2 * philox_uniform(bits[0]) - 1;
 }
 
-std::vector<UnitSpec> units() {
-  return {{"embedding", {{"embed", {37, 8}, true, true}}},
+const std::vector<UnitSpec>& units() {
+  static const std::vector<UnitSpec> all = {{"embedding", {{"embed", {37, 8}, true, true}}},
           {"layer 0", {{"a.norm", {8}, true, false}, {"a.weight", {24, 8}, true, true}, {"a.bias", {24}, true, false}, {"b.weight", {8, 24}, true, true}}},
           {"frozen", {{"f.weight", {5, 7}, false, true}}},
           {"head", {{"norm", {8}, true, false}, {"head", {37, 8}, true, true}}}};
+  return all;
 }
 
 // What a run over these units needs; one arena, planned by a first pass.
