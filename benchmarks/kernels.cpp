@@ -1,5 +1,5 @@
-// Rates of the CPU kernels, one thread, at the shapes of a small Llama (hidden 512, 8/4 heads of 64, intermediate 1408, vocabulary 16384, 2048 tokens in
-// sequences of 512), each beside the same operation as plain loops. Medians; rates are per core.
+// Rates of the CPU kernels, one thread, at the shapes of a small Llama (hidden 512, 8/4 heads of 64, intermediate 1408, vocabulary 16384, 2048 tokens
+// in sequences of 512), each beside the same operation as plain loops. Medians; rates are per core.
 //
 //   kernels_bench [part of a name] [seconds a row, default 0.3]
 #include <omp.h>
@@ -52,8 +52,14 @@ double median_seconds(const std::function<void()>& work, double budget) {
 
 class Bench {
  public:
-  Bench(std::string only, double budget) : only_(std::move(only)), budget_(budget), device_(make_cpu_device(1)), stream_(device_->make_stream("compute", false)), kernels_(make_cpu_kernels(*device_)) {
-    std::printf("%s\n%s\n%-34s %10s %10s %8s %12s %7s\n", device_->describe().c_str(), kernels_->describe().c_str(), "operation", "ms", "rate", "", "plain loops", "ratio");
+  Bench(std::string only, double budget)
+      : only_(std::move(only)),
+        budget_(budget),
+        device_(make_cpu_device(1)),
+        stream_(device_->make_stream("compute", false)),
+        kernels_(make_cpu_kernels(*device_)) {
+    std::printf("%s\n%s\n%-34s %10s %10s %8s %12s %7s\n", device_->describe().c_str(), kernels_->describe().c_str(), "operation", "ms", "rate", "",
+                "plain loops", "ratio");
   }
   ~Bench() {
     for (void* p : blocks_) device_->free(p);
@@ -74,7 +80,8 @@ class Bench {
   }
 
   // `amount`: floating-point operations or bytes of a call. `plain` does `plain_amount` of them.
-  void row(const std::string& name, bool flops, double amount, const std::function<void()>& work, double plain_amount = 0, const std::function<void()>& plain = {}) {
+  void row(const std::string& name, bool flops, double amount, const std::function<void()>& work, double plain_amount = 0,
+           const std::function<void()>& plain = {}) {
     if (name.find(only_) == std::string::npos) return;
     const double seconds = median_seconds(work, budget_), rate = amount / seconds * 1e-9;
     std::printf("%-34s %10.3f %10.1f %8s", name.c_str(), seconds * 1e3, rate, flops ? "GFLOP/s" : "GB/s");
@@ -132,23 +139,29 @@ void linear_rows(Bench& b) {
   const struct {
     const char* name;
     int64_t in, out;
-  } shapes[] = {{"qkv", kHidden, kLayout.row()}, {"o", kHeads, kHidden}, {"gate_up", kHidden, 2 * kIntermediate}, {"down", kIntermediate, kHidden}, {"head", kHidden, kVocabulary}};
+  } shapes[] = {{"qkv", kHidden, kLayout.row()},
+                {"o", kHeads, kHidden},
+                {"gate_up", kHidden, 2 * kIntermediate},
+                {"down", kIntermediate, kHidden},
+                {"head", kHidden, kVocabulary}};
   for (const auto& s : shapes) {
     const TensorView x = b.tensor(type, {kTokens, s.in}), w = b.tensor(type, {s.out, s.in}), y = b.tensor(type, {kTokens, s.out});
     const TensorView dw = b.tensor(DType::float32, {s.out, s.in});
     const double flops = 2.0 * static_cast<double>(kTokens * s.in * s.out), plain_flops = 2.0 * 16 * static_cast<double>(s.in * 512);
     const std::string name = std::string(s.name) + TypeName<X>::name;
-    b.row("linear_forward " + name, true, flops, [&] { b.k().linear_forward(b.s(), x, w, TensorView(), y, false); }, plain_flops,
-          [&] { plain_product(x.as<X>(), w.as<X>(), y.as<X>(), 16, 512, s.in); });
+    b.row(
+        "linear_forward " + name, true, flops, [&] { b.k().linear_forward(b.s(), x, w, TensorView(), y, false); }, plain_flops,
+        [&] { plain_product(x.as<X>(), w.as<X>(), y.as<X>(), 16, 512, s.in); });
     b.row("linear_backward_input " + name, true, flops, [&] { b.k().linear_backward_input(b.s(), y, w, x, false); });
     b.row("linear_backward_weight " + name, true, flops, [&] { b.k().linear_backward_weight(b.s(), y, x, dw); });
   }
   const TensorView w = b.tensor(type, {kVocabulary, kHidden});
   for (int64_t tokens : {1, 2, 4, 8}) {
     const TensorView x = b.tensor(type, {tokens, kHidden}), y = b.tensor(type, {tokens, kVocabulary});
-    b.row("linear_forward head, " + std::to_string(tokens) + " token(s)" + TypeName<X>::name, false, static_cast<double>(w.bytes()),
-          [&] { b.k().linear_forward(b.s(), x, w, TensorView(), y, false); }, static_cast<double>(w.bytes()) / 16,
-          [&] { plain_product(x.as<X>(), w.as<X>(), y.as<X>(), tokens, kVocabulary / 16, kHidden); });
+    b.row(
+        "linear_forward head, " + std::to_string(tokens) + " token(s)" + TypeName<X>::name, false, static_cast<double>(w.bytes()),
+        [&] { b.k().linear_forward(b.s(), x, w, TensorView(), y, false); }, static_cast<double>(w.bytes()) / 16,
+        [&] { plain_product(x.as<X>(), w.as<X>(), y.as<X>(), tokens, kVocabulary / 16, kHidden); });
   }
 }
 
@@ -178,7 +191,8 @@ void plain_attention(const X* qkv, X* out, int64_t length) {
 template <class X>
 void attention_rows(Bench& b) {
   constexpr DType type = TypeName<X>::type;
-  const TensorView qkv = b.tensor(type, {kTokens, kLayout.row()}), dqkv = b.tensor(type, {kTokens, kLayout.row()}), out = b.tensor(type, {kTokens, kHeads});
+  const TensorView qkv = b.tensor(type, {kTokens, kLayout.row()}), dqkv = b.tensor(type, {kTokens, kLayout.row()}),
+                   out = b.tensor(type, {kTokens, kHeads});
   const TensorView dout = b.tensor(type, {kTokens, kHeads}), lse = b.tensor(DType::float32, {kTokens, kLayout.heads});
   for (int64_t length : {int64_t{64}, kSequence, kTokens}) {
     std::vector<int32_t> cu;
@@ -187,10 +201,12 @@ void attention_rows(Bench& b) {
     // Exact causal count: two products of 2 D flops for each visible pair, five in the backward pass.
     const double pairs = static_cast<double>(kTokens) * static_cast<double>(length + 1) / 2, flops = 4 * pairs * static_cast<double>(kHeads);
     const std::string name = std::to_string(length) + TypeName<X>::name;
-    b.row("attention_forward " + name, true, flops, [&] { b.k().attention_forward(b.s(), qkv, sequences, kLayout, 0.125f, 0, out, lse); },
-          4.0 * 64 * 256 * 257 / 2, [&] { plain_attention(qkv.as<X>(), out.as<X>(), 256); });
+    b.row(
+        "attention_forward " + name, true, flops, [&] { b.k().attention_forward(b.s(), qkv, sequences, kLayout, 0.125f, 0, out, lse); },
+        4.0 * 64 * 256 * 257 / 2, [&] { plain_attention(qkv.as<X>(), out.as<X>(), 256); });
     b.k().attention_forward(b.s(), qkv, sequences, kLayout, 0.125f, 0, out, lse);
-    b.row("attention_backward " + name, true, 2.5 * flops, [&] { b.k().attention_backward(b.s(), dout, qkv, out, lse, sequences, kLayout, 0.125f, 0, dqkv); });
+    b.row("attention_backward " + name, true, 2.5 * flops,
+          [&] { b.k().attention_backward(b.s(), dout, qkv, out, lse, sequences, kLayout, 0.125f, 0, dqkv); });
   }
   const int64_t past = 4000, width = int64_t{kLayout.kv_heads} * kLayout.head_dim;
   const TensorView keys = b.tensor(type, {past + 1, width}), values = b.tensor(type, {past + 1, width}), one = b.tensor(type, {1, kLayout.row()});
@@ -216,70 +232,95 @@ void elementwise_rows(Bench& b) {
   const TensorView x = b.tensor(type, {kTokens, kHidden}), delta = b.tensor(type, {kTokens, kHidden}), y = b.tensor(type, {kTokens, kHidden});
   const TensorView weight = b.tensor(type, {kHidden}), rstd = b.tensor(DType::float32, {kTokens}), dweight = b.tensor(DType::float32, {kHidden});
   const double row_bytes = static_cast<double>(kTokens * kHidden) * item;
-  b.row("rms_norm_forward" + suffix, false, 2 * row_bytes, [&] { b.k().rms_norm_forward(b.s(), x, TensorView(), weight, 1e-5f, TensorView(), y, rstd); }, 2 * row_bytes,
-        [&] { plain_rms_norm(x.as<X>(), weight.as<X>(), y.as<X>(), kTokens); });
-  b.row("rms_norm_forward + residual" + suffix, false, 4 * row_bytes, [&] { b.k().rms_norm_forward(b.s(), x, delta, weight, 1e-5f, delta, y, rstd); });
+  b.row(
+      "rms_norm_forward" + suffix, false, 2 * row_bytes,
+      [&] { b.k().rms_norm_forward(b.s(), x, TensorView(), weight, 1e-5f, TensorView(), y, rstd); }, 2 * row_bytes,
+      [&] { plain_rms_norm(x.as<X>(), weight.as<X>(), y.as<X>(), kTokens); });
+  b.row("rms_norm_forward + residual" + suffix, false, 4 * row_bytes,
+        [&] { b.k().rms_norm_forward(b.s(), x, delta, weight, 1e-5f, delta, y, rstd); });
   b.row("rms_norm_backward" + suffix, false, 4 * row_bytes, [&] { b.k().rms_norm_backward(b.s(), y, x, weight, rstd, delta, delta, dweight); });
   b.row("add" + suffix, false, 3 * row_bytes, [&] { b.k().add(b.s(), x, y); });
 
-  const TensorView qkv = b.tensor(type, {kTokens, kLayout.row()}), normed = b.tensor(type, {kTokens, kLayout.row()}), positions = b.tensor(DType::int32, {kTokens});
-  const TensorView cos = b.tensor(DType::float32, {kTokens, 32}), sin = b.tensor(DType::float32, {kTokens, 32}), factors = b.tensor(DType::float32, {kTokens, 12});
+  const TensorView qkv = b.tensor(type, {kTokens, kLayout.row()}), normed = b.tensor(type, {kTokens, kLayout.row()}),
+                   positions = b.tensor(DType::int32, {kTokens});
+  const TensorView cos = b.tensor(DType::float32, {kTokens, 32}), sin = b.tensor(DType::float32, {kTokens, 32}),
+                   factors = b.tensor(DType::float32, {kTokens, 12});
   const TensorView head_weight = b.tensor(type, {64}), dq = b.tensor(DType::float32, {64}), dk = b.tensor(DType::float32, {64});
   const double qkv_bytes = static_cast<double>(qkv.bytes());
   b.row("rope" + suffix, false, 1.5 * qkv_bytes, [&] { b.k().rope(b.s(), qkv, positions, cos, sin, kLayout, 64, false); });
-  b.row("qk_norm_forward" + suffix, false, 2 * qkv_bytes, [&] { b.k().qk_norm_forward(b.s(), qkv, head_weight, head_weight, 1e-5f, kLayout, normed, factors); });
-  b.row("qk_norm_backward" + suffix, false, 2.25 * qkv_bytes, [&] { b.k().qk_norm_backward(b.s(), normed, qkv, head_weight, head_weight, factors, kLayout, dq, dk); });
+  b.row("qk_norm_forward" + suffix, false, 2 * qkv_bytes,
+        [&] { b.k().qk_norm_forward(b.s(), qkv, head_weight, head_weight, 1e-5f, kLayout, normed, factors); });
+  b.row("qk_norm_backward" + suffix, false, 2.25 * qkv_bytes,
+        [&] { b.k().qk_norm_backward(b.s(), normed, qkv, head_weight, head_weight, factors, kLayout, dq, dk); });
 
-  const TensorView gate_up = b.tensor(type, {kTokens, 2 * kIntermediate}), h = b.tensor(type, {kTokens, kIntermediate}), dgate_up = b.tensor(type, {kTokens, 2 * kIntermediate});
+  const TensorView gate_up = b.tensor(type, {kTokens, 2 * kIntermediate}), h = b.tensor(type, {kTokens, kIntermediate}),
+                   dgate_up = b.tensor(type, {kTokens, 2 * kIntermediate});
   const double h_bytes = static_cast<double>(h.bytes());
-  b.row("swiglu_forward" + suffix, false, 3 * h_bytes, [&] { b.k().swiglu_forward(b.s(), gate_up, h); }, 3 * h_bytes / 8, [&] {
-    for (int64_t t = 0; t < kTokens / 8; ++t) {
-      const X* gate = gate_up.as<X>() + t * 2 * kIntermediate;
-      for (int64_t j = 0; j < kIntermediate; ++j) h.as<X>()[t * kIntermediate + j] = X(value(gate[j]) / (1 + std::exp(-value(gate[j]))) * value(gate[kIntermediate + j]));
-    }
-  });
+  b.row(
+      "swiglu_forward" + suffix, false, 3 * h_bytes, [&] { b.k().swiglu_forward(b.s(), gate_up, h); }, 3 * h_bytes / 8,
+      [&] {
+        for (int64_t t = 0; t < kTokens / 8; ++t) {
+          const X* gate = gate_up.as<X>() + t * 2 * kIntermediate;
+          for (int64_t j = 0; j < kIntermediate; ++j)
+            h.as<X>()[t * kIntermediate + j] = X(value(gate[j]) / (1 + std::exp(-value(gate[j]))) * value(gate[kIntermediate + j]));
+        }
+      });
   b.row("swiglu_backward + recomputed" + suffix, false, 6 * h_bytes, [&] { b.k().swiglu_backward(b.s(), h, gate_up, dgate_up, h); });
 
-  const TensorView logits = b.tensor(type, {kTokens / 4, kVocabulary}), labels = b.tensor(DType::int32, {kTokens / 4}), losses = b.tensor(DType::float32, {kTokens / 4});
+  const TensorView logits = b.tensor(type, {kTokens / 4, kVocabulary}), labels = b.tensor(DType::int32, {kTokens / 4}),
+                   losses = b.tensor(DType::float32, {kTokens / 4});
   const double logit_bytes = static_cast<double>(logits.bytes());
-  b.row("cross_entropy + gradient" + suffix, false, 2 * logit_bytes, [&] { b.k().cross_entropy(b.s(), logits, labels, 1e-3f, true, losses); }, 2 * logit_bytes / 32, [&] {
-    for (int64_t t = 0; t < kTokens / 128; ++t) {
-      X* row = logits.as<X>() + t * kVocabulary;
-      float largest = -INFINITY, sum = 0;
-      for (int64_t v = 0; v < kVocabulary; ++v) largest = std::max(largest, value(row[v]));
-      for (int64_t v = 0; v < kVocabulary; ++v) sum += std::exp(value(row[v]) - largest);
-      for (int64_t v = 0; v < kVocabulary; ++v) row[v] = X(std::exp(value(row[v]) - largest) / sum * 1e-3f);
-    }
-  });
+  b.row(
+      "cross_entropy + gradient" + suffix, false, 2 * logit_bytes, [&] { b.k().cross_entropy(b.s(), logits, labels, 1e-3f, true, losses); },
+      2 * logit_bytes / 32,
+      [&] {
+        for (int64_t t = 0; t < kTokens / 128; ++t) {
+          X* row = logits.as<X>() + t * kVocabulary;
+          float largest = -INFINITY, sum = 0;
+          for (int64_t v = 0; v < kVocabulary; ++v) largest = std::max(largest, value(row[v]));
+          for (int64_t v = 0; v < kVocabulary; ++v) sum += std::exp(value(row[v]) - largest);
+          for (int64_t v = 0; v < kVocabulary; ++v) row[v] = X(std::exp(value(row[v]) - largest) / sum * 1e-3f);
+        }
+      });
   const TensorView table = b.tensor(type, {kVocabulary, kHidden}), dtable = b.tensor(DType::float32, {kVocabulary, kHidden});
   b.row("embedding_forward" + suffix, false, 2 * row_bytes, [&] { b.k().embedding_forward(b.s(), positions, table, y); });
-  b.row("embedding_backward" + suffix, false, row_bytes + 8.0 * static_cast<double>(y.elements()), [&] { b.k().embedding_backward(b.s(), positions, y, dtable); });
+  b.row("embedding_backward" + suffix, false, row_bytes + 8.0 * static_cast<double>(y.elements()),
+        [&] { b.k().embedding_backward(b.s(), positions, y, dtable); });
   b.row("bias_backward" + suffix, false, row_bytes, [&] { b.k().bias_backward(b.s(), x, dweight); });
 }
 
 void state_rows(Bench& b) {
   const int64_t n = int64_t{1} << 23;
-  const TensorView p = b.tensor(DType::float32, {n}), g = b.tensor(DType::float32, {n}), m = b.tensor(DType::float32, {n}), v = b.tensor(DType::float32, {n});
+  const TensorView p = b.tensor(DType::float32, {n}), g = b.tensor(DType::float32, {n}), m = b.tensor(DType::float32, {n}),
+                   v = b.tensor(DType::float32, {n});
   const TensorView low = b.tensor(DType::bfloat16, {n});
   b.k().zero(b.s(), v);
   const double bytes = 4.0 * static_cast<double>(n);
-  b.row("adamw, bf16 copy", false, 7.5 * bytes, [&] { b.k().adamw(b.s(), p, g, m, v, low, {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 10, 1}); }, 7.5 * bytes, [&] {
-    for (int64_t i = 0; i < n; ++i) {
-      float& first = m.as<float>()[i];
-      float& second = v.as<float>()[i];
-      const float grad = g.as<float>()[i];
-      first = 0.9f * first + 0.1f * grad;
-      second = 0.95f * second + 0.05f * grad * grad;
-      p.as<float>()[i] -= 1e-4f * (first / (std::sqrt(second) + 1e-8f) + 0.1f * p.as<float>()[i]);
-      low.as<bfloat16>()[i] = bfloat16(p.as<float>()[i]);
-    }
-  });
-  b.row("sum_squares", false, bytes, [&] { b.k().sum_squares(b.s(), g); }, bytes, [&] {
-    double sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(g.as<float>()[i]) * static_cast<double>(g.as<float>()[i]);
-    volatile double keep = sum;
-    static_cast<void>(keep);
-  });
+  b.row(
+      "adamw, bf16 copy", false, 7.5 * bytes,
+      [&] {
+        b.k().adamw(b.s(), p, g, m, v, low, {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 10, 1});
+      },
+      7.5 * bytes,
+      [&] {
+        for (int64_t i = 0; i < n; ++i) {
+          float& first = m.as<float>()[i];
+          float& second = v.as<float>()[i];
+          const float grad = g.as<float>()[i];
+          first = 0.9f * first + 0.1f * grad;
+          second = 0.95f * second + 0.05f * grad * grad;
+          p.as<float>()[i] -= 1e-4f * (first / (std::sqrt(second) + 1e-8f) + 0.1f * p.as<float>()[i]);
+          low.as<bfloat16>()[i] = bfloat16(p.as<float>()[i]);
+        }
+      });
+  b.row(
+      "sum_squares", false, bytes, [&] { b.k().sum_squares(b.s(), g); }, bytes,
+      [&] {
+        double sum = 0;
+        for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(g.as<float>()[i]) * static_cast<double>(g.as<float>()[i]);
+        volatile double keep = sum;
+        static_cast<void>(keep);
+      });
   b.row("cast f32 -> bf16", false, 1.5 * bytes, [&] { b.k().cast(b.s(), g, low); });
   b.row("cast bf16 -> f32", false, 1.5 * bytes, [&] { b.k().cast(b.s(), low, g); });
   b.row("zero", false, bytes, [&] { b.k().zero(b.s(), m); });

@@ -7,8 +7,10 @@
 //   qkv        [T, (Hq + 2 Hk) * D]: the heads of q, then k, then v, side by side in a row.
 //   "+="       the operation adds to what is there.
 //   A TensorView without data stands for "absent" where the text says optional.
-// Results do not depend on the number of threads; the same input gives the same bits.
+// The same input gives the same bits; results do not depend on the number of threads, except those of linear_* (a library's matrix products),
+// which repeat bit for bit on the same number of threads.
 // Errors: shapes that do not fit are broken invariants (assert). Thread rules: one thread at a time per Kernels object.
+// Streams: work that needs no workspace (zero, cast, add, adamw, the sums) may run on a second, asynchronous stream; everything else on one stream only.
 #pragma once
 
 #include <cstdint>
@@ -94,7 +96,7 @@ class Kernels {
   virtual void rope(Stream& s, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, HeadLayout layout, int rotary_dim, bool inverse) = 0;
 
   // ---- attention: causal, grouped query heads, packed sequences of any length (flash-attention style: nothing of size T x T is kept)
-  // Query t of a sequence sees the keys t' of its own sequence with t' <= t and (window > 0) t' > t - window. Scores are scaled by `scale`.
+  // Query t of a sequence sees the keys t' of its own sequence with t' <= t and (window > 0) t' > t - window. Scores are scaled by `scale` > 0.
   // out X [T, Hq * D]; lse float32 [T, Hq]: log of the sum of exp(scores), optional in inference.
   virtual void attention_forward(Stream& s, TensorView qkv, Sequences sequences, HeadLayout layout, float scale, int window, TensorView out, TensorView lse) = 0;
   // dqkv X [T, (Hq + 2 Hk) D], overwritten. dqkv may not be qkv.

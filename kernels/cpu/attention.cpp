@@ -23,7 +23,7 @@
 #define LLMTRAIN_KERNELS_CPU_ATTENTION_ONCE_
 namespace llmtrain::cpu {
 
-inline constexpr int64_t kBlock = 64;           // queries and keys of a tile: S^T is 16 KiB, it stays in the first-level cache
+inline constexpr int64_t kBlock = 64;  // queries and keys of a tile: S^T is 16 KiB, it stays in the first-level cache
 inline constexpr int64_t kQueriesPerTask = 1024;
 inline constexpr double kLog2E = 1.4426950408889634;
 
@@ -32,7 +32,7 @@ inline int64_t padded_head(int64_t head_dim) { return (head_dim + 15) / 16 * 16;
 
 // The query heads of one key-value head of one sequence. All pointers are of type X; rows are distances in elements.
 struct AttentionTask {
-  const void* q;    // first query head; the others follow, head_dim apart
+  const void* q;  // first query head; the others follow, head_dim apart
   const void* k;
   const void* v;
   int64_t q_row, kv_row;
@@ -42,9 +42,9 @@ struct AttentionTask {
   int64_t head_dim;
   float scale;
   int window;
-  void* out;      // [queries, …] as q
+  void* out;  // [queries, …] as q
   int64_t out_row;
-  float* lse;     // lse[i * lse_row + head], or null
+  float* lse;  // lse[i * lse_row + head], or null
   int64_t lse_row;
   // backward only
   const void* dout = nullptr;  // in rows of out_row
@@ -61,11 +61,13 @@ struct AttentionTask {
 // Bytes of the copies and tiles of a task over `keys` keys.
 inline size_t forward_task_bytes(int64_t keys, int64_t head_dim) {
   const size_t head = static_cast<size_t>(padded_head(head_dim)), block = kBlock;
-  return 2 * padded(static_cast<size_t>(whole_blocks(keys)) * head * 4) + 3 * padded(block * head * 4) + 2 * padded(block * block * 4) + 3 * padded(block * 4);
+  return 2 * padded(static_cast<size_t>(whole_blocks(keys)) * head * 4) + 3 * padded(block * head * 4) + 2 * padded(block * block * 4) +
+         3 * padded(block * 4);
 }
 inline size_t backward_task_bytes(int64_t keys, int64_t head_dim) {
   const size_t head = static_cast<size_t>(padded_head(head_dim)), block = kBlock;
-  return 5 * padded(static_cast<size_t>(whole_blocks(keys)) * head * 4) + 6 * padded(block * head * 4) + 5 * padded(block * block * 4) + 2 * padded(block * 4);
+  return 5 * padded(static_cast<size_t>(whole_blocks(keys)) * head * 4) + 6 * padded(block * head * 4) + 5 * padded(block * block * 4) +
+         2 * padded(block * 4);
 }
 
 }  // namespace llmtrain::cpu
@@ -176,10 +178,11 @@ struct Visible {
 struct Softmax {
   float* largest;  // of the scaled scores in base 2, per query
   float* sum;
-  float* factor;   // what the earlier weights have to be multiplied with now
+  float* factor;  // what the earlier weights have to be multiplied with now
 };
 
-// scores [keys, queries] -> weights exp2(scores c - largest), as the tile reads them; brings the running sums up to date. True if some factor is not 1.
+// scores [keys, queries] -> weights exp2(scores c - largest), as the tile reads them; brings the running sums up to date. True if some factor is
+// not 1.
 template <class Tile>
 bool softmax_tile(float* scores, typename Tile::Element* weights, const Softmax& run, float c, const Visible& visible) {
   const VF infinity = hn::Set(df, std::numeric_limits<float>::infinity()), factor_to_base2 = hn::Set(df, c);
@@ -296,11 +299,11 @@ void forward_task(const AttentionTask& t, char* scratch) {
 template <class Tile>
 struct BackwardBuffers {
   using Element = typename Tile::Element;
-  Element *k, *v, *k_pairs;                 // all keys: rows, rows, interleaved rows
-  float *dk, *dv;                           // [keys, head]
+  Element *k, *v, *k_pairs;                                               // all keys: rows, rows, interleaved rows
+  float *dk, *dv;                                                         // [keys, head]
   Element *rows, *q_transposed, *dout_transposed, *q_pairs, *dout_pairs;  // a block of queries
   float *dq, *scores, *dscores, *lse, *delta;
-  Element *weights, *ds_rows, *ds_pairs;    // P^T in rows; dS^T in rows and interleaved
+  Element *weights, *ds_rows, *ds_pairs;  // P^T in rows; dS^T in rows and interleaved
   BackwardBuffers(char* scratch, const AttentionTask& t, const Layout<Tile>& l) {
     Carver c(scratch);
     const int64_t keys = whole_blocks(t.keys()), tile = kBlock * l.head;
@@ -335,7 +338,7 @@ template <class Tile>
 void gradient_tile(const BackwardBuffers<Tile>& b, float c, float scale, const Visible& visible) {
   const bool masked = !visible.all();
   const VF factor_to_base2 = hn::Set(df, c), factor = hn::Set(df, scale);
-  const auto pair = [&](int64_t at, int64_t j, int64_t i, VF lse, VF delta, VF& p, VF& ds) HWY_ATTR __attribute__((always_inline)) {
+  const auto pair = [&](int64_t at, int64_t j, int64_t i, VF lse, VF delta, VF & p, VF & ds) HWY_ATTR __attribute__((always_inline)) {
     p = exp2_small(hn::MulSub(hn::LoadU(df, b.scores + at), factor_to_base2, lse));
     if (masked) p = hn::IfThenElseZero(visible.lanes(j, i), p);
     ds = hn::Mul(hn::Mul(p, factor), hn::Sub(hn::LoadU(df, b.dscores + at), delta));
@@ -379,8 +382,9 @@ void load_queries(const AttentionTask& t, const Layout<Tile>& l, const BackwardB
   std::fill_n(b.delta, kBlock, 0.0f);
   for (int64_t i = 0; i < count; ++i) {
     VF sum = hn::Zero(df);
-    for_vectors(0, t.head_dim,
-                [&](int64_t j, auto lanes) HWY_ATTR { sum = hn::MulAdd(load(dout + i * t.out_row + j, lanes), load(out + i * t.out_row + j, lanes), sum); });
+    for_vectors(0, t.head_dim, [&](int64_t j, auto lanes) HWY_ATTR {
+      sum = hn::MulAdd(load(dout + i * t.out_row + j, lanes), load(out + i * t.out_row + j, lanes), sum);
+    });
     b.delta[i] = sum_lanes(sum);
     b.lse[i] = static_cast<float>(static_cast<double>(t.lse[(begin + i) * t.lse_row + head]) * kLog2E);
   }
@@ -488,8 +492,8 @@ size_t attention_backward_scratch(int64_t, int64_t longest, HeadLayout layout) {
   return static_cast<size_t>(thread_count()) * backward_task_bytes(longest, layout.head_dim);
 }
 
-void attention_forward(Workspace& workspace, bool dot_bf16, TensorView qkv, Sequences sequences, HeadLayout layout, float scale, int window, TensorView out,
-                       TensorView lse) {
+void attention_forward(Workspace& workspace, bool dot_bf16, TensorView qkv, Sequences sequences, HeadLayout layout, float scale, int window,
+                       TensorView out, TensorView lse) {
   const int64_t count = static_cast<int64_t>(sequences.cu_seqlens.size()) - 1, chunks = (sequences.longest + kQueriesPerTask - 1) / kQueriesPerTask;
   const size_t bytes = forward_task_bytes(sequences.longest, layout.head_dim);
   char* scratch = workspace.get(bytes * static_cast<size_t>(thread_count()));
@@ -500,7 +504,8 @@ void attention_forward(Workspace& workspace, bool dot_bf16, TensorView qkv, Sequ
     AttentionTask t = packed.task(first, end, static_cast<int>(i % layout.kv_heads));
     t.first_query = chunk * kQueriesPerTask;
     t.end_query = std::min(t.end_query, t.first_query + kQueriesPerTask);
-    if (t.first_query < t.end_query) HWY_DYNAMIC_DISPATCH(attention_task_kernel)(t, qkv.dtype, dot_bf16, false, scratch + bytes * static_cast<size_t>(thread));
+    if (t.first_query < t.end_query)
+      HWY_DYNAMIC_DISPATCH(attention_task_kernel)(t, qkv.dtype, dot_bf16, false, scratch + bytes * static_cast<size_t>(thread));
   });
 }
 
@@ -524,8 +529,8 @@ void attention_backward(Workspace& workspace, bool dot_bf16, TensorView dout, Te
   });
 }
 
-void attention_over_keys(Workspace& workspace, bool dot_bf16, DType type, const void* q, int64_t q_row, const void* k, const void* v, int64_t kv_row, int64_t n,
-                         int64_t past, HeadLayout layout, float scale, int window, void* out) {
+void attention_over_keys(Workspace& workspace, bool dot_bf16, DType type, const void* q, int64_t q_row, const void* k, const void* v, int64_t kv_row,
+                         int64_t n, int64_t past, HeadLayout layout, float scale, int window, void* out) {
   const int64_t size = layout.head_dim, chunks = (n + kQueriesPerTask - 1) / kQueriesPerTask;
   const size_t bytes = forward_task_bytes(past + n, size);
   char* scratch = workspace.get(bytes * static_cast<size_t>(thread_count()));

@@ -22,8 +22,8 @@ inline constexpr int64_t kCachedKeys = 128;
 
 // One query position, the query heads of one key-value head. X arrays.
 struct CachedTask {
-  const void* q;        // first query head; the others follow
-  const void* k;        // [position, …] of this key-value head
+  const void* q;  // first query head; the others follow
+  const void* k;  // [position, …] of this key-value head
   const void* v;
   int64_t kv_row;
   int64_t first, last;  // the keys that are seen
@@ -34,7 +34,8 @@ struct CachedTask {
 };
 
 inline size_t cached_task_bytes(int group, int64_t head_dim) {
-  return padded(static_cast<size_t>(2 * group * head_dim) * 4) + padded(static_cast<size_t>(kCachedKeys) * 4) + padded(static_cast<size_t>(2 * group) * 4);
+  return padded(static_cast<size_t>(2 * group * head_dim) * 4) + padded(static_cast<size_t>(kCachedKeys) * 4) +
+         padded(static_cast<size_t>(2 * group) * 4);
 }
 
 }  // namespace llmtrain::cpu
@@ -149,8 +150,8 @@ size_t attention_cached_scratch(int64_t tokens, HeadLayout layout) {
   return std::max(few, attention_forward_scratch(tokens, tokens, layout));
 }
 
-void attention_cached(Workspace& workspace, bool dot_bf16, TensorView qkv, TensorView k_cache, TensorView v_cache, int64_t past, HeadLayout layout, float scale,
-                      int window, TensorView out) {
+void attention_cached(Workspace& workspace, bool dot_bf16, TensorView qkv, TensorView k_cache, TensorView v_cache, int64_t past, HeadLayout layout,
+                      float scale, int window, TensorView out) {
   const int64_t n = qkv.dim(0), size = layout.head_dim, row = layout.row(), kv_row = layout.kv_heads * size;
   const int64_t element = static_cast<int64_t>(size_of(qkv.dtype));
   for (int64_t i = 0; i < n; ++i) {
@@ -159,7 +160,8 @@ void attention_cached(Workspace& workspace, bool dot_bf16, TensorView qkv, Tenso
     std::memcpy(v_cache.as<char>() + (past + i) * kv_row * element, k + kv_row * element, static_cast<size_t>(kv_row * element));
   }
   if (n > kFewQueries) {
-    return attention_over_keys(workspace, dot_bf16, qkv.dtype, qkv.data, row, k_cache.data, v_cache.data, kv_row, n, past, layout, scale, window, out.data);
+    return attention_over_keys(workspace, dot_bf16, qkv.dtype, qkv.data, row, k_cache.data, v_cache.data, kv_row, n, past, layout, scale, window,
+                               out.data);
   }
   const int group = layout.heads / layout.kv_heads;
   const size_t bytes = cached_task_bytes(group, size);

@@ -29,9 +29,8 @@ void embedding_backward_kernel(TensorView ids, TensorView dout, TensorView dtabl
   const int64_t tokens = ids.dim(0), hidden = dtable.dim(1);
   with_compute_type(dout.dtype, [&](auto x) {
     using X = decltype(x);
-    parallel_ranges(hidden, 64, [&](int64_t begin, int64_t end) {
-      add_rows(ids.as<int32_t>(), tokens, dout.as<X>(), dtable.as<float>(), hidden, begin, end);
-    });
+    parallel_ranges(hidden, 64,
+                    [&](int64_t begin, int64_t end) { add_rows(ids.as<int32_t>(), tokens, dout.as<X>(), dtable.as<float>(), hidden, begin, end); });
   });
 }
 

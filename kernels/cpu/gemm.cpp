@@ -41,8 +41,8 @@ std::string Gemm::describe() const {
   if (has_isa(dnnl_cpu_isa_avx512_core_bf16)) isa = "avx512_bf16";
   if (has_isa(dnnl_cpu_isa_avx512_core_amx)) isa = "amx";
   const dnnl_version_t* version = dnnl_version();
-  return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." + std::to_string(version->patch) + " (" + isa + "), bfloat16 products " +
-         (native_bf16_ ? "native" : "widened to float32");
+  return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." + std::to_string(version->patch) + " (" + isa +
+         "), bfloat16 products " + (native_bf16_ ? "native" : "widened to float32");
 }
 
 size_t Gemm::scratch_bytes(const GemmShape& shape) {
@@ -61,7 +61,8 @@ void Gemm::multiply(const GemmShape& s, const void* a, const void* b, const void
     LLMTRAIN_ASSERT(s.output == DType::float32, "float32 products have a float32 result");
     return multiply_float32(s, static_cast<const float*>(a), static_cast<const float*>(b), static_cast<const float*>(bias), static_cast<float*>(c));
   }
-  if (!native_bf16_) return multiply_widened(s, static_cast<const bfloat16*>(a), static_cast<const bfloat16*>(b), static_cast<const bfloat16*>(bias), c);
+  if (!native_bf16_)
+    return multiply_widened(s, static_cast<const bfloat16*>(a), static_cast<const bfloat16*>(b), static_cast<const bfloat16*>(bias), c);
   try {
     MatmulPlan& plan = plans_->find(s);
     plans_->execute(plan, a, b, bias, c, workspace_.get(plan.scratch_bytes()));
@@ -81,8 +82,8 @@ void Gemm::multiply_float32(const GemmShape& s, const float* a, const float* b, 
     });
     accumulate = true;
   }
-  check(dnnl_sgemm(s.a_transposed ? 'T' : 'N', s.b_transposed ? 'T' : 'N', s.m, s.n, s.k, 1.0f, a, s.a_transposed ? s.m : s.k, b, s.b_transposed ? s.k : s.n,
-                   accumulate ? 1.0f : 0.0f, c, s.n),
+  check(dnnl_sgemm(s.a_transposed ? 'T' : 'N', s.b_transposed ? 'T' : 'N', s.m, s.n, s.k, 1.0f, a, s.a_transposed ? s.m : s.k, b,
+                   s.b_transposed ? s.k : s.n, accumulate ? 1.0f : 0.0f, c, s.n),
         "dnnl_sgemm");
 }
 
@@ -98,8 +99,8 @@ void widen(const bfloat16* from, int64_t row, int64_t rows, int64_t columns, flo
 }
 
 // The part [row, row + rows) x [column, column + columns) of op(matrix), as it is stored.
-void widen_part(const bfloat16* matrix, bool transposed, int64_t all_rows, int64_t all_columns, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                float* to) {
+void widen_part(const bfloat16* matrix, bool transposed, int64_t all_rows, int64_t all_columns, int64_t row, int64_t rows, int64_t column,
+                int64_t columns, float* to) {
   if (transposed) {
     widen(matrix + column * all_rows + row, all_rows, columns, rows, to);
   } else {
@@ -147,8 +148,8 @@ void Gemm::multiply_widened(const GemmShape& s, const bfloat16* a, const bfloat1
         const int64_t depth = std::min(kDepthBlock, s.k - l);
         widen_part(a, s.a_transposed, s.m, s.k, i, rows, l, depth, wide_a);
         widen_part(b, s.b_transposed, s.k, s.n, l, depth, j, columns, wide_b);
-        check(dnnl_sgemm(s.a_transposed ? 'T' : 'N', s.b_transposed ? 'T' : 'N', rows, columns, depth, 1.0f, wide_a, s.a_transposed ? rows : depth, wide_b,
-                         s.b_transposed ? depth : columns, 1.0f, to, to_row),
+        check(dnnl_sgemm(s.a_transposed ? 'T' : 'N', s.b_transposed ? 'T' : 'N', rows, columns, depth, 1.0f, wide_a, s.a_transposed ? rows : depth,
+                         wide_b, s.b_transposed ? depth : columns, 1.0f, to, to_row),
               "dnnl_sgemm");
       }
       for (int64_t r = 0; !in_place && r < rows; ++r) cast(TensorView(to + r * columns, {columns}), TensorView(low + r * s.n, {columns}));

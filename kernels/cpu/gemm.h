@@ -13,7 +13,8 @@
 
 namespace llmtrain::cpu {
 
-// c[m, n] (+)= op(a)[m, k] op(b)[k, n] + bias[n]; op transposes where the flag says so: a is stored [k, m], b is stored [n, k]. All matrices are dense.
+// c[m, n] (+)= op(a)[m, k] op(b)[k, n] + bias[n]; op transposes where the flag says so: a is stored [k, m], b is stored [n, k]. All matrices are
+// dense.
 struct GemmShape {
   int64_t m = 0, n = 0, k = 0;
   bool a_transposed = false, b_transposed = false;

@@ -41,7 +41,8 @@ void check_sequences(Sequences sequences, int64_t tokens) {
   const auto& ends = sequences.cu_seqlens;
   LLMTRAIN_ASSERT(!ends.empty() && ends.front() == 0 && ends.back() == tokens, "cu_seqlens does not cover the tokens");
   for (size_t i = 1; i < ends.size(); ++i) {
-    LLMTRAIN_ASSERT(ends[i] >= ends[i - 1] && ends[i] - ends[i - 1] <= sequences.longest, "cu_seqlens decreases, or a sequence is longer than the longest");
+    LLMTRAIN_ASSERT(ends[i] >= ends[i - 1] && ends[i] - ends[i - 1] <= sequences.longest,
+                    "cu_seqlens decreases, or a sequence is longer than the longest");
   }
 }
 
@@ -57,7 +58,8 @@ class CpuKernels final : public Kernels {
   }
   void cast(Stream& s, TensorView from, TensorView to) override {
     LLMTRAIN_ASSERT(from.elements() == to.elements(), "cast: " + from.shape.text() + " to " + to.shape.text());
-    LLMTRAIN_ASSERT(from.dtype == to.dtype || is_compute_pair(from.dtype, to.dtype), std::string("cast: ") + name_of(from.dtype) + " to " + name_of(to.dtype));
+    LLMTRAIN_ASSERT(from.dtype == to.dtype || is_compute_pair(from.dtype, to.dtype),
+                    std::string("cast: ") + name_of(from.dtype) + " to " + name_of(to.dtype));
     submit(s, [=] { cpu::cast(from, to); });
   }
   void add(Stream& s, TensorView x, TensorView y) override {
@@ -76,7 +78,8 @@ class CpuKernels final : public Kernels {
     submit(s, [=] { cpu::embedding_backward(ids, dout, dtable); });
   }
 
-  void rms_norm_forward(Stream& s, TensorView x, TensorView delta, TensorView weight, float eps, TensorView sum, TensorView y, TensorView rstd) override {
+  void rms_norm_forward(Stream& s, TensorView x, TensorView delta, TensorView weight, float eps, TensorView sum, TensorView y,
+                        TensorView rstd) override {
     check_optional(delta, x.shape, x.dtype, "delta");
     check_optional(sum, x.shape, x.dtype, "sum");
     check_shape(weight, {x.dim(1)}, x.dtype, "weight");
@@ -113,7 +116,8 @@ class CpuKernels final : public Kernels {
     submit(s, [=, this] { cpu::qk_norm_backward(workspace_, dqkv, qkv, q_weight, k_weight, rstd, layout, dq_weight, dk_weight); });
   }
 
-  void rope(Stream& s, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, HeadLayout layout, int rotary_dim, bool inverse) override {
+  void rope(Stream& s, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, HeadLayout layout, int rotary_dim,
+            bool inverse) override {
     check_heads(layout);
     check_shape(qkv, {qkv.dim(0), layout.row()}, qkv.dtype, "qkv");
     check_shape(positions, {qkv.dim(0)}, DType::int32, "positions");
@@ -123,13 +127,14 @@ class CpuKernels final : public Kernels {
     submit(s, [=] { cpu::rope(qkv, positions, cos, sin, layout, rotary_dim, inverse); });
   }
 
-  void attention_forward(Stream& s, TensorView qkv, Sequences sequences, HeadLayout layout, float scale, int window, TensorView out, TensorView lse) override {
+  void attention_forward(Stream& s, TensorView qkv, Sequences sequences, HeadLayout layout, float scale, int window, TensorView out,
+                         TensorView lse) override {
     check_attention(qkv, sequences, layout, scale, out);
     check_optional(lse, {qkv.dim(0), layout.heads}, DType::float32, "lse");
     submit(s, [=, this] { cpu::attention_forward(workspace_, dot_bf16_, qkv, sequences, layout, scale, window, out, lse); });
   }
-  void attention_backward(Stream& s, TensorView dout, TensorView qkv, TensorView out, TensorView lse, Sequences sequences, HeadLayout layout, float scale,
-                          int window, TensorView dqkv) override {
+  void attention_backward(Stream& s, TensorView dout, TensorView qkv, TensorView out, TensorView lse, Sequences sequences, HeadLayout layout,
+                          float scale, int window, TensorView dqkv) override {
     check_attention(qkv, sequences, layout, scale, out);
     check_shape(lse, {qkv.dim(0), layout.heads}, DType::float32, "lse");
     check_shape(dout, out.shape, out.dtype, "dout");
@@ -234,8 +239,9 @@ void CpuKernels::reserve(Arena& arena, const Limits& limits) {
   size_t bytes = std::max(cpu::attention_forward_scratch(tokens, limits.longest_sequence, limits.layout),
                           cpu::attention_cached_scratch(limits.longest_sequence, limits.layout));
   if (limits.training) {
-    bytes = std::max({bytes, cpu::attention_backward_scratch(tokens, limits.longest_sequence, limits.layout), cpu::rms_norm_backward_scratch(tokens, hidden),
-                      cpu::qk_norm_backward_scratch(tokens, limits.layout.head_dim), cpu::cross_entropy_scratch(limits.vocabulary)});
+    bytes = std::max({bytes, cpu::attention_backward_scratch(tokens, limits.longest_sequence, limits.layout),
+                      cpu::rms_norm_backward_scratch(tokens, hidden), cpu::qk_norm_backward_scratch(tokens, limits.layout.head_dim),
+                      cpu::cross_entropy_scratch(limits.vocabulary)});
   }
   for (const auto& [in, features] : linears) {
     bytes = std::max(bytes, cpu::linear_skinny_scratch(in));

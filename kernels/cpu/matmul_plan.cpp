@@ -42,7 +42,10 @@ void MatmulPlan::Step::run(dnnl::stream& stream, std::initializer_list<const voi
 MatmulPlan::Step MatmulPlan::make_product(const GemmShape& s, bool packed, const dnnl::engine& engine, memory::desc& chosen_b) {
   using tag = memory::format_tag;
   const memory::data_type input = dnnl_type(s.inputs);
-  const memory::desc a({s.m, s.k}, input, s.a_transposed ? tag::ba : tag::ab), b({s.k, s.n}, input, packed ? tag::any : s.b_transposed ? tag::ba : tag::ab);
+  const memory::desc a({s.m, s.k}, input, s.a_transposed ? tag::ba : tag::ab), b({s.k, s.n}, input,
+                                                                                 packed           ? tag::any
+                                                                                 : s.b_transposed ? tag::ba
+                                                                                                  : tag::ab);
   const memory::desc c({s.m, s.n}, dnnl_type(s.output), tag::ab), bias({1, s.n}, input, tag::ab);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);

@@ -46,7 +46,9 @@ class MatmulPlan {
 class MatmulPlans {
  public:
   MatmulPlan& find(const GemmShape& shape);
-  void execute(MatmulPlan& plan, const void* a, const void* b, const void* bias, void* c, char* scratch) { plan.execute(stream_, a, b, bias, c, scratch); }
+  void execute(MatmulPlan& plan, const void* a, const void* b, const void* bias, void* c, char* scratch) {
+    plan.execute(stream_, a, b, bias, c, scratch);
+  }
 
  private:
   static constexpr size_t kCapacity = 160;

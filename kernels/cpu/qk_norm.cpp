@@ -32,9 +32,8 @@ float normalise_head(const X* x, const X* weight, float eps, X* y, int64_t n) {
   });
   const float r = 1.0f / std::sqrt(sum_lanes(square) / static_cast<float>(n) + eps);
   const VF factor = hn::Set(df, r);
-  for_vectors(0, n, [&](int64_t j, auto lanes) HWY_ATTR {
-    store(hn::Mul(load(weight + j, lanes), hn::Mul(load(x + j, lanes), factor)), y + j, lanes);
-  });
+  for_vectors(0, n,
+              [&](int64_t j, auto lanes) HWY_ATTR { store(hn::Mul(load(weight + j, lanes), hn::Mul(load(x + j, lanes), factor)), y + j, lanes); });
   return r;
 }
 
@@ -75,7 +74,8 @@ void qk_norm_forward_kernel(TensorView qkv, TensorView q_weight, TensorView k_we
 }
 
 // parts float32 [blocks, 2, D] (q, then k), or null.
-void qk_norm_backward_kernel(TensorView dqkv, TensorView qkv, TensorView q_weight, TensorView k_weight, TensorView rstd, HeadLayout layout, float* parts) {
+void qk_norm_backward_kernel(TensorView dqkv, TensorView qkv, TensorView q_weight, TensorView k_weight, TensorView rstd, HeadLayout layout,
+                             float* parts) {
   const int heads = layout.heads + layout.kv_heads;
   const int64_t size = layout.head_dim, row = layout.row(), tokens = qkv.dim(0);
   with_compute_type(qkv.dtype, [&](auto type) {
@@ -112,8 +112,8 @@ size_t qk_norm_backward_scratch(int64_t tokens, int64_t head_dim) {
   return padded(static_cast<size_t>((tokens + kQkNormBlock - 1) / kQkNormBlock * 2 * head_dim) * sizeof(float));
 }
 
-void qk_norm_backward(Workspace& workspace, TensorView dqkv, TensorView qkv, TensorView q_weight, TensorView k_weight, TensorView rstd, HeadLayout layout,
-                      TensorView dq_weight, TensorView dk_weight) {
+void qk_norm_backward(Workspace& workspace, TensorView dqkv, TensorView qkv, TensorView q_weight, TensorView k_weight, TensorView rstd,
+                      HeadLayout layout, TensorView dq_weight, TensorView dk_weight) {
   const int64_t size = layout.head_dim, blocks = (qkv.dim(0) + kQkNormBlock - 1) / kQkNormBlock;
   float* parts = dq_weight ? reinterpret_cast<float*>(workspace.get(qk_norm_backward_scratch(qkv.dim(0), size))) : nullptr;
   HWY_DYNAMIC_DISPATCH(qk_norm_backward_kernel)(dqkv, qkv, q_weight, k_weight, rstd, layout, parts);

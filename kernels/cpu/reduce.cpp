@@ -14,7 +14,7 @@
 #ifndef LLMTRAIN_KERNELS_CPU_REDUCE_ONCE_
 #define LLMTRAIN_KERNELS_CPU_REDUCE_ONCE_
 namespace llmtrain::cpu {
-inline constexpr int64_t kSumParts = 64;    // a sum is cut into this many parts, whatever the number of threads
+inline constexpr int64_t kSumParts = 64;  // a sum is cut into this many parts, whatever the number of threads
 inline constexpr int64_t kElementGrain = 4096;
 }  // namespace llmtrain::cpu
 #endif
@@ -67,7 +67,9 @@ void add_kernel(TensorView x, TensorView y) {
   });
 }
 
-double sum_kernel(const float* x, int64_t begin, int64_t end, bool square) { return square ? sum_range<true>(x, begin, end) : sum_range<false>(x, begin, end); }
+double sum_kernel(const float* x, int64_t begin, int64_t end, bool square) {
+  return square ? sum_range<true>(x, begin, end) : sum_range<false>(x, begin, end);
+}
 
 // Columns [begin, end) of the sum over rows: blocks of 128 rows, then the sum of the blocks, which keeps the rounding of long sums small.
 template <class X>
@@ -103,7 +105,8 @@ HWY_EXPORT(sum_kernel);
 HWY_EXPORT(bias_backward_kernel);
 
 void zero(TensorView x) {
-  parallel_ranges(static_cast<int64_t>(x.bytes()), 1 << 16, [&](int64_t begin, int64_t end) { std::memset(x.as<char>() + begin, 0, static_cast<size_t>(end - begin)); });
+  parallel_ranges(static_cast<int64_t>(x.bytes()), 1 << 16,
+                  [&](int64_t begin, int64_t end) { std::memset(x.as<char>() + begin, 0, static_cast<size_t>(end - begin)); });
 }
 
 void cast(TensorView from, TensorView to) {

@@ -92,8 +92,8 @@ void rms_norm_backward_kernel(TensorView dy, TensorView x, TensorView weight, Te
       if (part) std::fill_n(part, hidden, 0.0f);
       for (int64_t t = block * kNormBlock; t < std::min(tokens, (block + 1) * kNormBlock); ++t) {
         const int64_t at = t * hidden;
-        rms_norm_backward_row(dy.as<X>() + at, x.as<X>() + at, weight.as<X>(), rstd.as<float>()[t], dres ? dres.as<X>() + at : nullptr, dx.as<X>() + at, part,
-                              hidden);
+        rms_norm_backward_row(dy.as<X>() + at, x.as<X>() + at, weight.as<X>(), rstd.as<float>()[t], dres ? dres.as<X>() + at : nullptr,
+                              dx.as<X>() + at, part, hidden);
       }
     });
   });
@@ -117,7 +117,8 @@ size_t rms_norm_backward_scratch(int64_t tokens, int64_t hidden) {
   return padded(static_cast<size_t>((tokens + kNormBlock - 1) / kNormBlock * hidden) * sizeof(float));
 }
 
-void rms_norm_backward(Workspace& workspace, TensorView dy, TensorView x, TensorView weight, TensorView rstd, TensorView dres, TensorView dx, TensorView dweight) {
+void rms_norm_backward(Workspace& workspace, TensorView dy, TensorView x, TensorView weight, TensorView rstd, TensorView dres, TensorView dx,
+                       TensorView dweight) {
   const int64_t tokens = x.dim(0), hidden = x.dim(1);
   float* parts = dweight ? reinterpret_cast<float*>(workspace.get(rms_norm_backward_scratch(tokens, hidden))) : nullptr;
   HWY_DYNAMIC_DISPATCH(rms_norm_backward_kernel)(dy, x, weight, rstd, dres, dx, parts);

@@ -13,16 +13,22 @@ HWY_BEFORE_NAMESPACE();
 namespace llmtrain::cpu {
 namespace HWY_NAMESPACE {
 
+// Both passes take the sigmoid from here: silu is a * sigmoid(a) in both, so that the product which the backward pass computes again has the same
+// bits.
+HWY_INLINE VF sigmoid_of(VF a) {
+  const VF one = hn::Set(df, 1.0f);
+  return hn::Div(one, hn::Add(one, exp(hn::Neg(a))));
+}
+
 template <class X>
 void swiglu_rows(const X* gate_up, X* out, int64_t features, int64_t begin, int64_t end) {
-  const VF one = hn::Set(df, 1.0f);
   for (int64_t t = begin; t < end; ++t) {
     const X* gate = gate_up + t * 2 * features;
     const X* up = gate + features;
     X* to = out + t * features;
     for_vectors(0, features, [&](int64_t j, auto lanes) HWY_ATTR {
       const VF a = load(gate + j, lanes);
-      store(hn::Mul(hn::Div(a, hn::Add(one, exp(hn::Neg(a)))), load(up + j, lanes)), to + j, lanes);
+      store(hn::Mul(hn::Mul(a, sigmoid_of(a)), load(up + j, lanes)), to + j, lanes);
     });
   }
 }
@@ -40,7 +46,7 @@ void swiglu_backward_rows(const X* dout, const X* gate_up, X* dgate_up, X* out, 
     X* to = kOut ? out + t * features : nullptr;
     for_vectors(0, features, [&](int64_t j, auto lanes) HWY_ATTR {
       const VF a = load(gate + j, lanes), u = load(up + j, lanes), g = load(d + j, lanes);
-      const VF sigmoid = hn::Div(one, hn::Add(one, exp(hn::Neg(a)))), silu = hn::Mul(a, sigmoid);
+      const VF sigmoid = sigmoid_of(a), silu = hn::Mul(a, sigmoid);
       const VF derivative = hn::Mul(sigmoid, hn::MulAdd(a, hn::Sub(one, sigmoid), one));
       store(hn::Mul(hn::Mul(g, u), derivative), dgate + j, lanes);
       store(hn::Mul(g, silu), dup + j, lanes);

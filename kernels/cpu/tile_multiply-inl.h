@@ -31,8 +31,8 @@ inline constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 
 // Cuts c into register blocks; Micro::run<rows, vectors>() does one.
 template <class Micro, int kVectors, class Element>
-HWY_INLINE void tile_columns(const Element* a, int64_t a_row, int64_t a_step, const Element* b, int64_t b_row, float* c, int64_t c_row, int64_t m, int64_t k,
-                             bool accumulate) {
+HWY_INLINE void tile_columns(const Element* a, int64_t a_row, int64_t a_step, const Element* b, int64_t b_row, float* c, int64_t c_row, int64_t m,
+                             int64_t k, bool accumulate) {
   int64_t i = 0;
   for (; i + kTileRows <= m; i += kTileRows) {
     Micro::template run<kTileRows, kVectors>(a + i * a_row, a_row, a_step, b, b_row, c + i * c_row, c_row, k, accumulate);
@@ -42,8 +42,8 @@ HWY_INLINE void tile_columns(const Element* a, int64_t a_row, int64_t a_step, co
 }
 
 template <class Micro, class Element>
-void tile_multiply(const Element* a, int64_t a_row, int64_t a_step, const Element* b, int64_t b_row, float* c, int64_t c_row, int64_t m, int64_t n, int64_t k,
-                   bool accumulate) {
+void tile_multiply(const Element* a, int64_t a_row, int64_t a_step, const Element* b, int64_t b_row, float* c, int64_t c_row, int64_t m, int64_t n,
+                   int64_t k, bool accumulate) {
   int64_t j = 0;
   for (; j + kTileVectors * static_cast<int64_t>(kLanes) <= n; j += kTileVectors * kLanes) {
     tile_columns<Micro, kTileVectors>(a, a_row, a_step, b + j, b_row, c + j, c_row, m, k, accumulate);
@@ -56,8 +56,8 @@ struct FloatTile {
   static constexpr int kPair = 1;
 
   template <int kRows, int kVectors>
-  static HWY_INLINE void run(const float* HWY_RESTRICT a, int64_t a_row, int64_t a_step, const float* HWY_RESTRICT b, int64_t b_row, float* HWY_RESTRICT c,
-                             int64_t c_row, int64_t k, bool accumulate) {
+  static HWY_INLINE void run(const float* HWY_RESTRICT a, int64_t a_row, int64_t a_step, const float* HWY_RESTRICT b, int64_t b_row,
+                             float* HWY_RESTRICT c, int64_t c_row, int64_t k, bool accumulate) {
     VF sum[kRows][kVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -82,8 +82,8 @@ struct FloatTile {
     }
   }
 
-  static void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, float* c, int64_t c_row, int64_t m, int64_t n, int64_t k,
-                       bool accumulate) {
+  static void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, float* c, int64_t c_row, int64_t m, int64_t n,
+                       int64_t k, bool accumulate) {
     tile_multiply<FloatTile>(a, a_row, a_step, b, b_row, c, c_row, m, n, k, accumulate);
   }
 };
@@ -95,8 +95,8 @@ struct DotTile {
   static constexpr int kPair = 2;
 
   template <int kRows, int kVectors>
-  __attribute__((target("avx512bf16"))) static void run(const uint32_t* HWY_RESTRICT a, int64_t a_row, int64_t a_step, const uint32_t* HWY_RESTRICT b, int64_t b_row,
-                                    float* HWY_RESTRICT c, int64_t c_row, int64_t k, bool accumulate) {
+  __attribute__((target("avx512bf16"))) static void run(const uint32_t* HWY_RESTRICT a, int64_t a_row, int64_t a_step, const uint32_t* HWY_RESTRICT b,
+                                                        int64_t b_row, float* HWY_RESTRICT c, int64_t c_row, int64_t k, bool accumulate) {
     __m512 sum[kRows][kVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -121,8 +121,8 @@ struct DotTile {
     }
   }
 
-  static void multiply(const uint32_t* a, int64_t a_row, int64_t a_step, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t m, int64_t n,
-                       int64_t k, bool accumulate) {
+  static void multiply(const uint32_t* a, int64_t a_row, int64_t a_step, const uint32_t* b, int64_t b_row, float* c, int64_t c_row, int64_t m,
+                       int64_t n, int64_t k, bool accumulate) {
     tile_multiply<DotTile>(a, a_row, a_step, b, b_row, c, c_row, m, n, k, accumulate);
   }
 };

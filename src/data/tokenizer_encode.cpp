@@ -239,7 +239,7 @@ void Encoder::State::digits(std::string_view piece, size_t step, bool first) {
   bool was_number = false;
   for (size_t at = 0; at < piece.size();) {
     size_t length = 0;
-    const bool number = classes.mask(utf8_decode(piece.data() + at, length)) & kNumberMask;
+    const bool number = classes.is_numeric(utf8_decode(piece.data() + at, length));
     if (at > begin && (number != was_number || (number && individual))) {
       pre_tokenize(piece.substr(begin, at - begin), step + 1, first && begin == 0);
       begin = at;

@@ -57,6 +57,8 @@ class UnicodeClasses {
   static const UnicodeClasses& get();
   CharClass of(uint32_t c) const { return c < kDense ? dense_[c] : c >= 0xE0100 && c < 0xE01F0 ? CharClass::kM : CharClass::kOther; }
   uint32_t mask(uint32_t c) const { return class_bit(of(c)); }
+  // char::is_numeric of the reference (Unicode 17, two blocks of digits ahead of \p{N} here): the pre-tokenizer Digits goes by it.
+  bool is_numeric(uint32_t c) const { return (mask(c) & kNumberMask) || (c >= 0x11DE0 && c <= 0x11DE9) || (c >= 0x16FF4 && c <= 0x16FF6); }
   CharClass of_ascii(unsigned char c) const { return dense_[c]; }
 
  private:

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
+
 namespace llmtrain {
 
 AdamW::AdamW(ParameterManager& manager, Kernels& kernels, const AdamWOptions& options, Arena& arena)
@@ -33,6 +35,13 @@ std::vector<AdamW::Range> AdamW::ranges_of(const ShardLayout& layout, int unit, 
     }
   }
   return ranges;
+}
+
+const AdamW::UnitState& AdamW::state_of(int unit) const {
+  for (const UnitState& state : units_) {
+    if (state.unit == unit) return state;
+  }
+  LLMTRAIN_ASSERT(false, "nothing is trained in unit " + std::to_string(unit));
 }
 
 double AdamW::global_norm(Stream& compute, Communicator& communicator, std::string& origin) {

@@ -38,6 +38,10 @@ class AdamW {
   Result step(double learning_rate, Stream& compute, Communicator& communicator);
 
   int64_t steps_done() const { return steps_; }
+  // The states, for checkpoints: this rank's shards of the moments of a unit's trained array.
+  TensorView first_moment(int unit) const { return state_of(unit).m; }
+  TensorView second_moment(int unit) const { return state_of(unit).v; }
+  void set_steps_done(int64_t steps) { steps_ = steps; }
 
  private:
   // Neighbouring elements of a shard that share their decay.
@@ -51,6 +55,7 @@ class AdamW {
     std::vector<Range> ranges;
   };
   static std::vector<Range> ranges_of(const ShardLayout& layout, int unit, int rank);
+  const UnitState& state_of(int unit) const;
   double global_norm(Stream& compute, Communicator& communicator, std::string& origin);
 
   ParameterManager& manager_;

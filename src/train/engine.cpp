@@ -8,9 +8,11 @@
 #include <set>
 #include <utility>
 
+#include "checkpoint/shard_image.h"
 #include "core/error.h"
 #include "core/philox.h"
 #include "train/random_weights.h"
+#include "train/checkpointing.h"
 
 namespace llmtrain {
 namespace {
@@ -96,6 +98,14 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
 
 Engine::~Engine() = default;
 
+std::vector<const FlightRecorder*> Engine::flight_recorders() const {
+  std::vector<const FlightRecorder*> recorders;
+  for (const auto* c : {gather_communicator_.get(), reduce_communicator_.get()}) {
+    if (c && c->flight_recorder()) recorders.push_back(c->flight_recorder());
+  }
+  return recorders;
+}
+
 Engine::Parts Engine::build(Arena& arena, Recompute recompute) {
   Parts parts;
   ParameterManagerOptions manager;
@@ -116,6 +126,8 @@ Engine::Parts Engine::build(Arena& arena, Recompute recompute) {
   transformer.max_positions = options_.max_positions;
   parts.transformer = std::make_unique<Transformer>(model_, transformer, *device_, *kernels_, *compute_, *parts.manager, arena);
   if (options_.cache_tokens > 0) parts.transformer->reserve_cache(options_.cache_tokens, arena);
+  if (options_.checkpoints)
+    arena.count_elsewhere("checkpoint image", ShardImage::planned_bytes(checkpoint_content(parts.manager->layout(), options_.compute)));
   return parts;
 }
 

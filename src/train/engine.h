@@ -34,6 +34,7 @@ struct EngineOptions {
   int64_t longest_sequence = 0;          // tokens
   int64_t max_positions = 0;
   int64_t cache_tokens = 0;              // generation: capacity of the key-value cache, 0: none
+  bool checkpoints = false;              // the image of a checkpoint is in the plan
   bool time_kernels = false;             // measure each operation (kernel_times)
   AdamWOptions adamw;
   std::function<bool(const std::string&)> trained;  // by Hugging Face name; null: everything
@@ -55,11 +56,15 @@ class Engine {
   // Each rank reads its own ranges only. Collective.
   void load_weights(const ModelFolder& folder);
   void random_weights(uint64_t seed);
+  void set_weights(const ParameterManager::Fill& from) { fill(from); }
+  // The communicators' flight recorders, for the watchdog.
+  std::vector<const FlightRecorder*> flight_recorders() const;
 
   // One micro-step and the optimizer's step, as Transformer and AdamW define them.
   double forward_backward(const Batch& batch, double scale) { return transformer_->forward_backward(batch, static_cast<float>(scale)); }
   AdamW::Result update(double learning_rate) { return optimizer_->step(learning_rate, *compute_, *reduce_communicator_); }
 
+  AdamW& optimizer() { return *optimizer_; }
   ParameterManager& manager() { return *manager_; }
   Transformer& transformer() { return *transformer_; }
   // For small values between steps.

@@ -505,6 +505,8 @@ TensorView ParameterManager::gradient(int unit) {
   return state_->shard(unit).gradient;
 }
 
+TensorView ParameterManager::frozen(int unit) { return state_->shards.at(static_cast<size_t>(unit)).compute[0]; }
+
 TensorView ParameterManager::low(int unit) {
   const State& s = *state_;
   TensorView view = s.shards.at(static_cast<size_t>(unit)).compute[1];

@@ -84,6 +84,7 @@ class ParameterManager {
   // ---- the optimizer's side: this rank's shards of the trained array of `unit` (device memory, float32, padded length)
   TensorView master(int unit);
   TensorView gradient(int unit);
+  TensorView frozen(int unit);  // this rank's shard of the frozen array, compute type; no data where the unit has none
   TensorView low(int unit);  // compute-type copy to be written with the master (no data when compute is float32: it is the master itself)
   void zero_gradients();
   // All ranks have stopped reading shards: the optimizer may write. Call before the first write; after the last, call weights_changed().

@@ -69,7 +69,8 @@ void reference_query(const AttentionProblem& a, int64_t first, int64_t t, int64_
     delta += at(a.dout, a.out_at(t, head, i)) * at(a.out_given, a.out_at(t, head, i));
     delta_terms += std::abs(at(a.dout, a.out_at(t, head, i)) * at(a.out_given, a.out_at(t, head, i)));
   }
-  const double p_error = 2 * es + 2 * kEps * std::abs(lse), sums = 4096 * kEps;  // sums over queries or keys, at most a few thousand terms in these tests
+  const double p_error = 2 * es + 2 * kEps * std::abs(lse),
+               sums = 4096 * kEps;  // sums over queries or keys, at most a few thousand terms in these tests
   for (int64_t j = 0; j < keys; ++j) {
     const double weight = p[static_cast<size_t>(j)];
     double dp = 0, dp_terms = 0;
@@ -80,7 +81,8 @@ void reference_query(const AttentionProblem& a, int64_t first, int64_t t, int64_
     const double ds = weight * (dp - delta) * a.scale;
     const double ds_error = std::abs(ds) * (p_error + weight_rounding + sums) + weight * a.scale * (d + 4) * kEps * (dp_terms + delta_terms);
     for (int64_t i = 0; i < size; ++i) {
-      const size_t q = static_cast<size_t>(a.q_at(t, head, i)), k = static_cast<size_t>(a.k_at(first + j, kv, i)), v = static_cast<size_t>(a.v_at(first + j, kv, i));
+      const size_t q = static_cast<size_t>(a.q_at(t, head, i)), k = static_cast<size_t>(a.k_at(first + j, kv, i)),
+                   v = static_cast<size_t>(a.v_at(first + j, kv, i));
       r.dqkv[q] += ds * a.qkv[k];
       r.dqkv_bound[q] += ds_error * std::abs(a.qkv[k]);
       r.dqkv[k] += ds * a.qkv[q];
@@ -152,8 +154,11 @@ struct AttentionCase {
   int window;
 };
 const AttentionCase kCases[] = {
-    {{2, 1, 64}, {150}, 0},  {{2, 2, 64}, {1, 0, 63, 64, 65, 0, 1}, 0}, {{4, 2, 20}, {70, 3}, 0}, {{3, 1, 7}, {130}, 0},         {{1, 1, 128}, {97}, 0},
-    {{2, 1, 16}, {200}, 5},  {{2, 1, 64}, {20, 190}, 70},               {{2, 1, 32}, {80}, 500},  {{1, 1, 64}, {0, 1, 1, 0}, 0}, {{1, 1, 96}, {129}, 1},
+    {{2, 1, 64}, {150}, 0},        {{2, 2, 64}, {1, 0, 63, 64, 65, 0, 1}, 0},
+    {{4, 2, 20}, {70, 3}, 0},      {{3, 1, 7}, {130}, 0},
+    {{1, 1, 128}, {97}, 0},        {{2, 1, 16}, {200}, 5},
+    {{2, 1, 64}, {20, 190}, 70},   {{2, 1, 32}, {80}, 500},
+    {{1, 1, 64}, {0, 1, 1, 0}, 0}, {{1, 1, 96}, {129}, 1},
     {{2, 1, 48}, {300}, 64},
 };
 
@@ -162,11 +167,13 @@ TEST_F(Attention, ForwardIsTheFormula) {
     for (const AttentionCase& c : kCases) {
       const std::vector<int32_t> cu = ends(c.lengths);
       const int64_t tokens = cu.back(), heads = c.layout.heads;
-      Tensor qkv = random_tensor(type, {tokens, c.layout.row()}), out(type, {tokens, heads * c.layout.head_dim}), lse(DType::float32, {tokens, heads});
+      Tensor qkv = random_tensor(type, {tokens, c.layout.row()}), out(type, {tokens, heads * c.layout.head_dim}),
+             lse(DType::float32, {tokens, heads});
       const float scale = static_cast<float>(std::exp(normal(0.3)) / std::sqrt(c.layout.head_dim));
       const Sequences sequences{cu, *std::max_element(c.lengths.begin(), c.lengths.end())};
       kernels().attention_forward(stream(), qkv.view(), sequences, c.layout, scale, c.window, out.view(), lse.view());
-      AttentionProblem a{.layout = c.layout, .cu_seqlens = cu, .scale = static_cast<double>(scale), .window = c.window, .type = type, .qkv = qkv.values()};
+      AttentionProblem a{
+          .layout = c.layout, .cu_seqlens = cu, .scale = static_cast<double>(scale), .window = c.window, .type = type, .qkv = qkv.values()};
       const AttentionReference r = reference(a);
       const std::string what = std::string("attention ") + name_of(type) + " " + qkv.view().shape.text() + " window " + std::to_string(c.window);
       expect_close(out, r.out, r.out_bound, what);
@@ -186,15 +193,16 @@ TEST_F(Attention, BackwardIsTheGradient) {
       Tensor qkv = random_tensor(type, {tokens, c.layout.row()}), out(type, {tokens, width}), lse(DType::float32, {tokens, heads});
       Tensor dout = random_tensor(type, {tokens, width}), dqkv = random_tensor(type, {tokens, c.layout.row()});
       const float scale = static_cast<float>(std::exp(normal(0.3)) / std::sqrt(c.layout.head_dim));
-      AttentionProblem a{.layout = c.layout, .cu_seqlens = cu, .scale = static_cast<double>(scale), .window = c.window, .type = type, .qkv = qkv.values()};
+      AttentionProblem a{
+          .layout = c.layout, .cu_seqlens = cu, .scale = static_cast<double>(scale), .window = c.window, .type = type, .qkv = qkv.values()};
       const AttentionReference forward = reference(a);
       out.assign(forward.out);
       lse.assign(forward.lse);
       a.dout = dout.values();
       a.out_given = out.values();
       const AttentionReference r = reference(a);
-      kernels().attention_backward(stream(), dout.view(), qkv.view(), out.view(), lse.view(), {cu, *std::max_element(c.lengths.begin(), c.lengths.end())}, c.layout,
-                                   scale, c.window, dqkv.view());
+      kernels().attention_backward(stream(), dout.view(), qkv.view(), out.view(), lse.view(),
+                                   {cu, *std::max_element(c.lengths.begin(), c.lengths.end())}, c.layout, scale, c.window, dqkv.view());
       expect_close(dqkv, r.dqkv, r.dqkv_bound,
                    std::string("attention_backward ") + name_of(type) + " " + qkv.view().shape.text() + " window " + std::to_string(c.window));
     }
@@ -220,12 +228,14 @@ TEST_F(Attention, CachedTokensSeeWhatTheWholeSequenceWouldShow) {
                                    AttentionCase{{2, 2, 7}, {3, 1, 140, 1}, 130}}) {
       const std::vector<int32_t> cu = ends(c.lengths);
       const int64_t tokens = cu.back(), kv_width = c.layout.kv_heads * c.layout.head_dim, width = c.layout.heads * c.layout.head_dim;
-      Tensor qkv = random_tensor(type, {tokens, c.layout.row()}), out(type, {tokens, width}), k(type, {tokens + 3, kv_width}), v(type, {tokens + 3, kv_width});
+      Tensor qkv = random_tensor(type, {tokens, c.layout.row()}), out(type, {tokens, width}), k(type, {tokens + 3, kv_width}),
+             v(type, {tokens + 3, kv_width});
       for (size_t i = 0; i + 1 < cu.size(); ++i) {
         kernels().attention_cached(stream(), qkv.view().rows(cu[i], c.lengths[i]), k.view(), v.view(), cu[i], c.layout, 0.25f, c.window,
                                    out.view().rows(cu[i], c.lengths[i]));
       }
-      AttentionProblem a{.layout = c.layout, .cu_seqlens = {0, static_cast<int32_t>(tokens)}, .scale = 0.25, .window = c.window, .type = type, .qkv = qkv.values()};
+      AttentionProblem a{
+          .layout = c.layout, .cu_seqlens = {0, static_cast<int32_t>(tokens)}, .scale = 0.25, .window = c.window, .type = type, .qkv = qkv.values()};
       const AttentionReference r = reference(a);
       expect_close(out, r.out, r.out_bound, std::string("attention_cached ") + name_of(type) + " " + qkv.view().shape.text());
       for (int64_t t = 0; t < tokens; ++t) {

@@ -21,9 +21,12 @@ class Determinism : public KernelsFixture {
     const int64_t tokens = 333, hidden = 72, vocabulary = 50;
     const std::vector<int32_t> cu{0, 100, 101, 333};
     Tensor x = random_tensor(type, {tokens, hidden}), dy = random_tensor(type, {tokens, hidden}), weight = random_tensor(type, {hidden});
-    Tensor rstd = random_tensor(DType::float32, {tokens}, 0.1, 1), dx(type, {tokens, hidden}), dweight(DType::float32, {hidden}), db(DType::float32, {hidden});
-    Tensor qkv = random_tensor(type, {tokens, layout.row()}), out(type, {tokens, 160}), lse(DType::float32, {tokens, 4}), dqkv(type, {tokens, layout.row()});
-    Tensor dout = random_tensor(type, {tokens, 160}), ids(DType::int32, {tokens}), table(DType::float32, {vocabulary, hidden}), sums(DType::float32, {2});
+    Tensor rstd = random_tensor(DType::float32, {tokens}, 0.1, 1), dx(type, {tokens, hidden}), dweight(DType::float32, {hidden}),
+           db(DType::float32, {hidden});
+    Tensor qkv = random_tensor(type, {tokens, layout.row()}), out(type, {tokens, 160}), lse(DType::float32, {tokens, 4}),
+           dqkv(type, {tokens, layout.row()});
+    Tensor dout = random_tensor(type, {tokens, 160}), ids(DType::int32, {tokens}), table(DType::float32, {vocabulary, hidden}),
+           sums(DType::float32, {2});
     for (int64_t t = 0; t < tokens; ++t) ids.set(t, static_cast<double>(between(0, vocabulary - 1)));
     kernels().rms_norm_backward(stream(), dy.view(), x.view(), weight.view(), rstd.view(), TensorView(), dx.view(), dweight.view());
     kernels().bias_backward(stream(), dy.view(), db.view());
@@ -44,7 +47,8 @@ TEST_F(Determinism, TheNumberOfThreadsDoesNotChangeABit) {
     const std::vector<Tensor> one = run_all(type, 1);
     for (int threads : {2, 3, 7}) {
       const std::vector<Tensor> many = run_all(type, threads);
-      for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(one[i].same_bits(many[i])) << "result " << i << " with " << threads << " threads, " << name_of(type);
+      for (size_t i = 0; i < one.size(); ++i)
+        EXPECT_TRUE(one[i].same_bits(many[i])) << "result " << i << " with " << threads << " threads, " << name_of(type);
     }
   }
 }
@@ -70,7 +74,8 @@ TEST_F(Determinism, LinearLayersRepeatBitForBit) {
 TEST_F(Determinism, TheReservedWorkspaceServesCallsUpToTheLimits) {
   for (DType type : kComputeTypes) {
     const std::vector<Tensor> without = run_all(type, 2);
-    const Kernels::Limits limits{.tokens = 333, .hidden = 72, .intermediate = 100, .vocabulary = 50, .longest_sequence = 232, .layout = {4, 2, 40}, .compute = type};
+    const Kernels::Limits limits{
+        .tokens = 333, .hidden = 72, .intermediate = 100, .vocabulary = 50, .longest_sequence = 232, .layout = {4, 2, 40}, .compute = type};
     Arena plan;
     kernels().reserve(plan, limits);
     ASSERT_GT(plan.groups().at("kernel workspace"), 0u);

@@ -66,7 +66,8 @@ TEST_F(Elementwise, SumsAreTakenInDouble) {
     }
     // n additions in double, of terms of one sign.
     EXPECT_NEAR(kernels().sum(stream(), x.view()), static_cast<double>(sum), static_cast<double>(n) * 0x1p-53 * static_cast<double>(sum));
-    EXPECT_NEAR(kernels().sum_squares(stream(), x.view()), static_cast<double>(squares), static_cast<double>(n) * 0x1p-53 * static_cast<double>(squares));
+    EXPECT_NEAR(kernels().sum_squares(stream(), x.view()), static_cast<double>(squares),
+                static_cast<double>(n) * 0x1p-53 * static_cast<double>(squares));
   }
 }
 
@@ -125,7 +126,8 @@ TEST_F(Elementwise, RopeTurnsPairsOfHalvesAndTheInverseTurnsBack) {
             for (int64_t i = 0; i < half; ++i) {
               const size_t a = static_cast<size_t>(t * row + head * head_dim + i), b = a + static_cast<size_t>(half);
               const int64_t entry = at[static_cast<size_t>(t)] * half + i;
-              const double size = std::abs(cos.get(entry)) + std::abs(sin.get(entry)), magnitude = size * std::max(std::abs(want[a]), std::abs(want[b]));
+              const double size = std::abs(cos.get(entry)) + std::abs(sin.get(entry)),
+                           magnitude = size * std::max(std::abs(want[a]), std::abs(want[b]));
               math::rope_pair(want[a], want[b], cos.get(entry), inverse ? -sin.get(entry) : sin.get(entry));
               bound[a] = 2 * kEps * magnitude + store(want[a], type) * 1.01;  // a product and a fused sum, then the store
               bound[b] = 2 * kEps * magnitude + store(want[b], type) * 1.01;
@@ -157,7 +159,7 @@ TEST_F(Elementwise, SwigluAndItsGradientAreTheFormula) {
           const double a = gate_up.get(t * 2 * features + j), u = gate_up.get(t * 2 * features + features + j), g = dout.get(t * features + j);
           want.push_back(math::silu(a) * u);
           const double floor = 1e-38 * (1 + std::abs(a)) * (1 + std::abs(u)) * (1 + std::abs(g));  // exp(-a) stops growing at e^88: sigmoid >= 6e-39
-          bound.push_back(store(want.back(), type) * 1.01 + 6 * kEps * std::abs(want.back()) + floor);  // exp 3 eps, sum, quotient, product
+          bound.push_back(store(want.back(), type) * 1.01 + 7 * kEps * std::abs(want.back()) + floor);  // exp 3 eps, sum, quotient, two products
           const size_t gate = static_cast<size_t>(t * 2 * features + j), up = gate + static_cast<size_t>(features);
           dwant[gate] = g * u * math::silu_derivative(a);
           // the derivative is sigmoid (1 + a (1 - sigmoid)): its parts are rounded apart, 1 - sigmoid by eps
@@ -169,7 +171,7 @@ TEST_F(Elementwise, SwigluAndItsGradientAreTheFormula) {
       expect_close(out, want, bound, "swiglu_forward");
       kernels().swiglu_backward(stream(), dout.view(), gate_up.view(), d.view(), again.view());
       expect_close(d, dwant, dbound, "swiglu_backward");
-      expect_close(again, want, bound, "swiglu_backward recomputing out");
+      EXPECT_TRUE(again.same_bits(out)) << "recomputing gives the bits of the forward pass";
       Tensor in_place = gate_up;
       kernels().swiglu_backward(stream(), dout.view(), in_place.view(), in_place.view(), TensorView());
       EXPECT_TRUE(in_place.same_bits(d));

@@ -33,16 +33,24 @@ class Tensor {
   DType dtype() const { return view_.dtype; }
   double get(int64_t i) const {
     switch (view_.dtype) {
-      case DType::float32: return static_cast<double>(reinterpret_cast<const float*>(bytes_.data())[i]);
-      case DType::bfloat16: return static_cast<double>(static_cast<float>(reinterpret_cast<const bfloat16*>(bytes_.data())[i]));
-      default: return reinterpret_cast<const int32_t*>(bytes_.data())[i];
+      case DType::float32:
+        return static_cast<double>(reinterpret_cast<const float*>(bytes_.data())[i]);
+      case DType::bfloat16:
+        return static_cast<double>(static_cast<float>(reinterpret_cast<const bfloat16*>(bytes_.data())[i]));
+      default:
+        return reinterpret_cast<const int32_t*>(bytes_.data())[i];
     }
   }
   void set(int64_t i, double x) {
     switch (view_.dtype) {
-      case DType::float32: reinterpret_cast<float*>(bytes_.data())[i] = static_cast<float>(x); break;
-      case DType::bfloat16: reinterpret_cast<bfloat16*>(bytes_.data())[i] = bfloat16(static_cast<float>(x)); break;
-      default: reinterpret_cast<int32_t*>(bytes_.data())[i] = static_cast<int32_t>(x);
+      case DType::float32:
+        reinterpret_cast<float*>(bytes_.data())[i] = static_cast<float>(x);
+        break;
+      case DType::bfloat16:
+        reinterpret_cast<bfloat16*>(bytes_.data())[i] = bfloat16(static_cast<float>(x));
+        break;
+      default:
+        reinterpret_cast<int32_t*>(bytes_.data())[i] = static_cast<int32_t>(x);
     }
   }
   std::vector<double> values() const {
@@ -67,8 +75,12 @@ inline double store(double x, DType dtype) { return std::abs(x) * (dtype == DTyp
 class KernelsFixture : public testing::Test {
  protected:
   KernelsFixture()
-      : seed_(std::random_device{}()), trace_(__FILE__, __LINE__, "seed " + std::to_string(seed_)), random_(seed_), device_(make_cpu_device(1)),
-        stream_(device_->make_stream("compute", false)), kernels_(make_cpu_kernels(*device_)) {}
+      : seed_(std::random_device{}()),
+        trace_(__FILE__, __LINE__, "seed " + std::to_string(seed_)),
+        random_(seed_),
+        device_(make_cpu_device(1)),
+        stream_(device_->make_stream("compute", false)),
+        kernels_(make_cpu_kernels(*device_)) {}
 
   double normal(double scale = 1) { return std::normal_distribution<double>(0, scale)(random_); }
   int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(random_); }
@@ -105,8 +117,8 @@ inline void expect_close(const Tensor& got, const std::vector<double>& want, con
   }
   if (wrong == 0) return;
   const size_t k = static_cast<size_t>(first);
-  ADD_FAILURE() << what << ": " << wrong << " of " << got.size() << " elements are off; element " << first << " is " << got.get(first) << ", should be " << want[k]
-                << " within " << bound[k];
+  ADD_FAILURE() << what << ": " << wrong << " of " << got.size() << " elements are off; element " << first << " is " << got.get(first)
+                << ", should be " << want[k] << " within " << bound[k];
 }
 
 inline const DType kComputeTypes[] = {DType::float32, DType::bfloat16};

@@ -29,8 +29,8 @@ class Linear : public KernelsFixture {
 struct LinearSize {
   int64_t tokens, in, out;
 };
-const LinearSize kSizes[] = {{1, 1, 1}, {1, 64, 48}, {2, 37, 19}, {3, 128, 5}, {5, 40, 70}, {8, 33, 33}, {9, 33, 34}, {31, 64, 96}, {130, 70, 515}, {513, 20, 30},
-                             {40, 1030, 17}, {12, 600, 520}};
+const LinearSize kSizes[] = {{1, 1, 1},   {1, 64, 48},  {2, 37, 19},    {3, 128, 5},   {5, 40, 70},    {8, 33, 33},
+                             {9, 33, 34}, {31, 64, 96}, {130, 70, 515}, {513, 20, 30}, {40, 1030, 17}, {12, 600, 520}};
 
 TEST_F(Linear, ForwardIsXTimesWTransposedPlusBias) {
   for (DType type : kComputeTypes) {
@@ -42,11 +42,13 @@ TEST_F(Linear, ForwardIsXTimesWTransposedPlusBias) {
         Tensor y = before;
         kernels().linear_forward(stream(), x.view(), w.view(), with_bias ? bias.view() : TensorView(), y.view(), accumulate);
         std::vector<double> want, bound;
-        product(s.tokens, s.out, s.in, type, [&](int64_t t, int64_t k) { return x.get(t * s.in + k); }, [&](int64_t k, int64_t n) { return w.get(n * s.in + k); },
-                [&](int64_t t, int64_t n) { return (with_bias ? bias.get(n) : 0) + (accumulate ? before.get(t * s.out + n) : 0); }, want, bound);
+        product(
+            s.tokens, s.out, s.in, type, [&](int64_t t, int64_t k) { return x.get(t * s.in + k); },
+            [&](int64_t k, int64_t n) { return w.get(n * s.in + k); },
+            [&](int64_t t, int64_t n) { return (with_bias ? bias.get(n) : 0) + (accumulate ? before.get(t * s.out + n) : 0); }, want, bound);
         expect_close(y, want, bound,
-                     std::string("linear_forward ") + name_of(type) + " " + x.view().shape.text() + w.view().shape.text() + (with_bias ? " bias" : "") +
-                         (accumulate ? " accumulate" : ""));
+                     std::string("linear_forward ") + name_of(type) + " " + x.view().shape.text() + w.view().shape.text() +
+                         (with_bias ? " bias" : "") + (accumulate ? " accumulate" : ""));
       }
     }
   }
@@ -61,8 +63,10 @@ TEST_F(Linear, BackwardInputIsDyTimesW) {
         Tensor dx = before;
         kernels().linear_backward_input(stream(), dy.view(), w.view(), dx.view(), accumulate);
         std::vector<double> want, bound;
-        product(s.tokens, s.in, s.out, type, [&](int64_t t, int64_t n) { return dy.get(t * s.out + n); }, [&](int64_t n, int64_t k) { return w.get(n * s.in + k); },
-                [&](int64_t t, int64_t k) { return accumulate ? before.get(t * s.in + k) : 0; }, want, bound);
+        product(
+            s.tokens, s.in, s.out, type, [&](int64_t t, int64_t n) { return dy.get(t * s.out + n); },
+            [&](int64_t n, int64_t k) { return w.get(n * s.in + k); },
+            [&](int64_t t, int64_t k) { return accumulate ? before.get(t * s.in + k) : 0; }, want, bound);
         expect_close(dx, want, bound, std::string("linear_backward_input ") + name_of(type) + " " + dy.view().shape.text() + w.view().shape.text());
       }
     }
@@ -72,12 +76,14 @@ TEST_F(Linear, BackwardInputIsDyTimesW) {
 TEST_F(Linear, BackwardWeightAddsInFloat32) {
   for (DType type : kComputeTypes) {
     for (const LinearSize& s : kSizes) {
-      Tensor dy = random_tensor(type, {s.tokens, s.out}), x = random_tensor(type, {s.tokens, s.in}), dw = random_tensor(DType::float32, {s.out, s.in});
+      Tensor dy = random_tensor(type, {s.tokens, s.out}), x = random_tensor(type, {s.tokens, s.in}),
+             dw = random_tensor(DType::float32, {s.out, s.in});
       const Tensor before = dw;
       kernels().linear_backward_weight(stream(), dy.view(), x.view(), dw.view());
       std::vector<double> want, bound;
-      product(s.out, s.in, s.tokens, DType::float32, [&](int64_t n, int64_t t) { return dy.get(t * s.out + n); },
-              [&](int64_t t, int64_t k) { return x.get(t * s.in + k); }, [&](int64_t n, int64_t k) { return before.get(n * s.in + k); }, want, bound);
+      product(
+          s.out, s.in, s.tokens, DType::float32, [&](int64_t n, int64_t t) { return dy.get(t * s.out + n); },
+          [&](int64_t t, int64_t k) { return x.get(t * s.in + k); }, [&](int64_t n, int64_t k) { return before.get(n * s.in + k); }, want, bound);
       expect_close(dw, want, bound, std::string("linear_backward_weight ") + name_of(type) + " " + dy.view().shape.text() + x.view().shape.text());
     }
   }
@@ -90,8 +96,9 @@ TEST_F(Linear, BiasBackwardSumsTheTokens) {
       const Tensor before = db;
       kernels().bias_backward(stream(), dy.view(), db.view());
       std::vector<double> want, bound;
-      product(1, out, tokens, DType::float32, [](int64_t, int64_t) { return 1.0; }, [&](int64_t t, int64_t n) { return dy.get(t * out + n); },
-              [&](int64_t, int64_t n) { return before.get(n); }, want, bound);
+      product(
+          1, out, tokens, DType::float32, [](int64_t, int64_t) { return 1.0; }, [&](int64_t t, int64_t n) { return dy.get(t * out + n); },
+          [&](int64_t, int64_t n) { return before.get(n); }, want, bound);
       expect_close(db, want, bound, "bias_backward");
     }
   }
@@ -115,8 +122,9 @@ TEST_F(Linear, ManyShapesInTurnStayRight) {
       Tensor x = random_tensor(DType::bfloat16, {tokens, 4}), w = random_tensor(DType::bfloat16, {3, 4}), y(DType::bfloat16, {tokens, 3});
       kernels().linear_forward(stream(), x.view(), w.view(), TensorView(), y.view(), false);
       std::vector<double> want, bound;
-      product(tokens, 3, 4, DType::bfloat16, [&](int64_t t, int64_t k) { return x.get(t * 4 + k); }, [&](int64_t k, int64_t n) { return w.get(n * 4 + k); },
-              [](int64_t, int64_t) { return 0.0; }, want, bound);
+      product(
+          tokens, 3, 4, DType::bfloat16, [&](int64_t t, int64_t k) { return x.get(t * 4 + k); },
+          [&](int64_t k, int64_t n) { return w.get(n * 4 + k); }, [](int64_t, int64_t) { return 0.0; }, want, bound);
       expect_close(y, want, bound, "linear_forward " + std::to_string(tokens));
     }
   }

@@ -63,7 +63,8 @@ TEST_F(LossAndOptimizer, AdamWIsTorchsFormula) {
       for (int64_t i = 0; i < n; ++i) v.set(i, std::abs(normal(0.1)));
       for (int64_t step : {1, 2, 1000}) {
         const Tensor grad = random_tensor(DType::float32, {n});
-        const AdamWStep s{.learning_rate = 0.1f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-3f, .weight_decay = 0.2f, .step = step, .grad_scale = 0.7f};
+        const AdamWStep s{
+            .learning_rate = 0.1f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-3f, .weight_decay = 0.2f, .step = step, .grad_scale = 0.7f};
         const double lr = static_cast<double>(s.learning_rate), b1 = static_cast<double>(s.beta1), b2 = static_cast<double>(s.beta2);
         std::vector<double> pw, mw, vw, pb, mb, vb;
         for (int64_t i = 0; i < n; ++i) {
@@ -76,7 +77,8 @@ TEST_F(LossAndOptimizer, AdamWIsTorchsFormula) {
           const double denominator = std::sqrt(vw.back()) / std::sqrt(1 - std::pow(b2, static_cast<double>(step))) + static_cast<double>(s.epsilon);
           const double rate = lr / (1 - std::pow(b1, static_cast<double>(step)));
           pw.push_back(decayed - rate * mw.back() / denominator);
-          pb.push_back(3 * kEps * std::abs(decayed) + rate / denominator * (mb.back() + 10 * kEps * std::abs(mw.back())) + kEps * std::abs(pw.back()));
+          pb.push_back(3 * kEps * std::abs(decayed) + rate / denominator * (mb.back() + 10 * kEps * std::abs(mw.back())) +
+                       kEps * std::abs(pw.back()));
         }
         Tensor g = grad;
         kernels().adamw(stream(), p.view(), g.view(), m.view(), v.view(), low.view(), s);

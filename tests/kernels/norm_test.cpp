@@ -13,8 +13,8 @@ struct NormReference {
 // rows of n elements. dx without dres. The bounds are for float32 sums of n terms.
 NormReference reference(const std::vector<double>& x, const std::vector<double>& weight, const std::vector<double>& dy, double eps) {
   const size_t n = weight.size(), rows = x.size() / n;
-  NormReference r{std::vector<double>(x.size()), std::vector<double>(rows), std::vector<double>(x.size()), std::vector<double>(n), std::vector<double>(x.size()),
-                  std::vector<double>(n)};
+  NormReference r{std::vector<double>(x.size()), std::vector<double>(rows),     std::vector<double>(x.size()),
+                  std::vector<double>(n),        std::vector<double>(x.size()), std::vector<double>(n)};
   for (size_t t = 0; t < rows; ++t) {
     double square = 0, dot = 0, size = 0;
     for (size_t j = 0; j < n; ++j) {
@@ -69,16 +69,19 @@ TEST_F(Norm, RmsNormAddsNormalisesAndKeepsTheFactor) {
   for (DType type : kComputeTypes) {
     for (auto [tokens, hidden] : {std::array<int64_t, 2>{1, 1}, {1, 33}, {70, 64}, {131, 48}, {5, 1000}}) {
       for (bool with_delta : {false, true}) {
-        Tensor x = random_tensor(type, {tokens, hidden}, 2), delta = random_tensor(type, {tokens, hidden}), weight = random_tensor(type, {hidden}, 0.3, 1);
+        Tensor x = random_tensor(type, {tokens, hidden}, 2), delta = random_tensor(type, {tokens, hidden}),
+               weight = random_tensor(type, {hidden}, 0.3, 1);
         Tensor sum(type, {tokens, hidden}), y(type, {tokens, hidden}), rstd(DType::float32, {tokens});
         const float eps = static_cast<float>(std::abs(normal(0.1)));
-        kernels().rms_norm_forward(stream(), x.view(), with_delta ? delta.view() : TensorView(), weight.view(), eps, sum.view(), y.view(), rstd.view());
+        kernels().rms_norm_forward(stream(), x.view(), with_delta ? delta.view() : TensorView(), weight.view(), eps, sum.view(), y.view(),
+                                   rstd.view());
         Tensor want_sum = x;
         for (int64_t i = 0; with_delta && i < x.size(); ++i) want_sum.set(i, x.get(i) + delta.get(i));  // exact in double, rounded to X once
         EXPECT_TRUE(sum.same_bits(want_sum)) << name_of(type);
         const NormReference r = reference(sum.values(), weight.values(), x.values(), static_cast<double>(eps));
         std::vector<double> bound, rstd_bound;
-        for (double v : r.y) bound.push_back(store(v, type) * 1.01 + (6 + static_cast<double>(hidden) / 2) * kEps * std::abs(v));  // half: under the root
+        for (double v : r.y)
+          bound.push_back(store(v, type) * 1.01 + (6 + static_cast<double>(hidden) / 2) * kEps * std::abs(v));  // half: under the root
         for (double v : r.rstd) rstd_bound.push_back((4 + static_cast<double>(hidden) / 2) * kEps * v);
         expect_close(y, r.y, bound, std::string("rms_norm_forward ") + name_of(type));
         expect_close(rstd, r.rstd, rstd_bound, "rstd");
@@ -129,9 +132,11 @@ TEST_F(Norm, HeadsOfQAndKAreNormalisedWithTheirOwnWeights) {
       const int64_t tokens = between(1, 140), row = layout.row(), normed = heads + kv_heads;
       Tensor qkv = random_tensor(type, {tokens, row}, 2), out(type, {tokens, row}), rstd(DType::float32, {tokens, normed});
       Tensor q_weight = random_tensor(type, {head_dim}, 0.3, 1), k_weight = random_tensor(type, {head_dim}, 0.3, 1);
-      Tensor d = random_tensor(type, {tokens, row}), dq_weight = random_tensor(DType::float32, {head_dim}), dk_weight = random_tensor(DType::float32, {head_dim});
+      Tensor d = random_tensor(type, {tokens, row}), dq_weight = random_tensor(DType::float32, {head_dim}),
+             dk_weight = random_tensor(DType::float32, {head_dim});
       kernels().qk_norm_forward(stream(), qkv.view(), q_weight.view(), k_weight.view(), 1e-3f, layout, out.view(), rstd.view());
-      std::vector<double> want = qkv.values(), bound(want.size()), dwant = d.values(), dbound(want.size()), rstd_want(static_cast<size_t>(rstd.size()));
+      std::vector<double> want = qkv.values(), bound(want.size()), dwant = d.values(), dbound(want.size()),
+                          rstd_want(static_cast<size_t>(rstd.size()));
       std::vector<double> rstd_bound(rstd_want.size());
       for (bool is_q : {true, false}) {
         const int64_t count = is_q ? heads : kv_heads, first = is_q ? 0 : heads, n = head_dim;
@@ -162,8 +167,8 @@ TEST_F(Norm, HeadsOfQAndKAreNormalisedWithTheirOwnWeights) {
           weight_bound[j] = 2 * weight_bound[j] + head_dim * kEps * std::abs(weight_want[j]) + kEps * std::abs(before.get(static_cast<int64_t>(j)));
         }
         Tensor unused = random_tensor(DType::float32, {head_dim}), other = d, got = before;
-        kernels().qk_norm_backward(stream(), other.view(), qkv.view(), q_weight.view(), k_weight.view(), rstd.view(), layout, is_q ? got.view() : unused.view(),
-                                   is_q ? unused.view() : got.view());
+        kernels().qk_norm_backward(stream(), other.view(), qkv.view(), q_weight.view(), k_weight.view(), rstd.view(), layout,
+                                   is_q ? got.view() : unused.view(), is_q ? unused.view() : got.view());
         expect_close(got, weight_want, weight_bound, is_q ? "dq_weight" : "dk_weight");
       }
       expect_close(out, want, bound, std::string("qk_norm_forward ") + name_of(type));

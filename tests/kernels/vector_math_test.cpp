@@ -45,7 +45,8 @@ struct Exponentials {
 
 double ulps(float got, double want) {
   const float nearest = static_cast<float>(want);
-  const double ulp = static_cast<double>(std::nextafter(std::abs(nearest), std::numeric_limits<float>::infinity())) - static_cast<double>(std::abs(nearest));
+  const double ulp =
+      static_cast<double>(std::nextafter(std::abs(nearest), std::numeric_limits<float>::infinity())) - static_cast<double>(std::abs(nearest));
   return std::abs(static_cast<double>(got) - want) / ulp;
 }
 

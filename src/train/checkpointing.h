@@ -1,0 +1,25 @@
+// The bridge between a running Engine and the checkpoint room: what the shards of the ParameterManager and the optimizer are called in a checkpoint, and
+// how they come back at whatever number of ranks.
+//
+// Thread rules: collective; one thread.
+#pragma once
+
+#include <string>
+
+#include "checkpoint/content.h"
+#include "checkpoint/resume.h"
+#include "checkpoint/shard_image.h"
+#include "train/engine.h"
+
+namespace llmtrain {
+
+// Units, tensors and arrays ("weight", "adam_m", "adam_v" float32; "frozen" in the compute type) of a model over `layout.world()` ranks.
+CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute);
+
+// Copies this rank's shards into the image.
+void fill_image(Engine& engine, ShardImage& image);
+
+// Weights, moments and step count from a verified checkpoint. InputError naming the first tensor that does not fit this model.
+void restore_engine(Engine& engine, const FoundCheckpoint& checkpoint, int64_t optimizer_steps);
+
+}  // namespace llmtrain
