@@ -19,7 +19,9 @@ class Vocabulary {
   bool add(std::string_view token, int32_t id);
   int32_t find(std::string_view token) const;        // -1 where absent
   std::string_view token(int32_t id) const {         // "" for a hole
-    return has(id) ? std::string_view(text_).substr(places_[static_cast<size_t>(id)].at, places_[static_cast<size_t>(id)].length) : std::string_view();
+    if (!has(id)) return {};
+    const Place& place = places_[static_cast<size_t>(id)];
+    return std::string_view(text_).substr(place.at, place.length);
   }
   bool has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < places_.size() && places_[static_cast<size_t>(id)].used; }
   int32_t end() const { return static_cast<int32_t>(places_.size()); }  // largest id + 1

@@ -39,7 +39,8 @@ class Trainer {
   struct Candidate {
     int64_t count;
     uint64_t pair;
-    bool operator<(const Candidate& other) const { return count != other.count ? count < other.count : pair > other.pair; }  // of equals the smaller ids first
+    // Of equals the smaller ids are on top.
+    bool operator<(const Candidate& other) const { return count != other.count ? count < other.count : pair > other.pair; }
   };
   static uint64_t pair_of(int32_t left, int32_t right) { return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right); }
   void count_words(std::string_view text);
@@ -169,7 +170,9 @@ std::string tokenizer_json(const Trainer& trainer, const std::vector<std::string
     alphabet.append_text(token, texts.back());
   }
   for (const std::string& special : specials) {
-    if (std::find(texts.begin(), texts.end(), special) != texts.end()) throw InputError("special tokens", "\"" + special + "\" is a token of the text already");
+    if (std::find(texts.begin(), texts.end(), special) != texts.end()) {
+      throw InputError("special tokens", "\"" + special + "\" is a token of the text already");
+    }
   }
   Json vocabulary = Json::object(), merges = Json::array(), added = Json::array();
   // push_back into the ordered map's vector: its operator[] would search all keys each time.
@@ -177,13 +180,17 @@ std::string tokenizer_json(const Trainer& trainer, const std::vector<std::string
   for (size_t id = 0; id < texts.size(); ++id) {
     static_cast<std::vector<Json::object_t::value_type, Json::object_t::allocator_type>&>(entries).emplace_back(texts[id], static_cast<int64_t>(id));
   }
-  for (const auto& [left, right] : trainer.merges()) merges.push_back(Json::array({texts[static_cast<size_t>(left)], texts[static_cast<size_t>(right)]}));
+  for (const auto& [left, right] : trainer.merges()) {
+    merges.push_back(Json::array({texts[static_cast<size_t>(left)], texts[static_cast<size_t>(right)]}));
+  }
   for (size_t k = 0; k < specials.size(); ++k) {
-    added.push_back(Json{{"id", texts.size() + k}, {"content", specials[k]}, {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"special", true}});
+    added.push_back(Json{{"id", texts.size() + k}, {"content", specials[k]}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
+        {"normalized", false}, {"special", true}});
   }
   const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
   const Json split = {{"type", "Split"}, {"pattern", {{"Regex", kSplitRegex}}}, {"behavior", "Isolated"}, {"invert", false}};
-  Json model = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr}, {"fuse_unk", false},
+  Json model = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
+                {"end_of_word_suffix", nullptr}, {"fuse_unk", false},
                 {"byte_fallback", false}, {"ignore_merges", false}};
   model["vocab"] = std::move(vocabulary);
   model["merges"] = std::move(merges);
@@ -203,13 +210,15 @@ void train_byte_level_bpe(std::string_view text, const BpeTrainingOptions& optio
   const std::vector<std::string> specials = special_tokens(options);
   const int64_t least = 256 + static_cast<int64_t>(specials.size());
   if (options.vocab_size < least) {
-    throw InputError("vocab_size", std::to_string(options.vocab_size) + " is too small: 256 bytes and " + std::to_string(specials.size()) + " special tokens need " + std::to_string(least));
+    const std::string need = "256 bytes and " + std::to_string(specials.size()) + " special tokens need " + std::to_string(least);
+    throw InputError("vocab_size", std::to_string(options.vocab_size) + " is too small: " + need);
   }
   const std::string repaired = utf8_is_valid(text) ? std::string() : utf8_repaired(text);
   Trainer trainer(repaired.empty() ? text : std::string_view(repaired), options.vocab_size - static_cast<int32_t>(specials.size()));
   trainer.train();
 
-  Json config = {{"add_bos_token", false}, {"bos_token", options.bos_token}, {"eos_token", options.eos_token}, {"clean_up_tokenization_spaces", false},
+  Json config = {{"add_bos_token", false}, {"bos_token", options.bos_token}, {"eos_token", options.eos_token},
+                 {"clean_up_tokenization_spaces", false},
                  {"tokenizer_class", "PreTrainedTokenizerFast"}};
   if (!options.chat_template.empty()) config["chat_template"] = options.chat_template;
   make_directories(folder);

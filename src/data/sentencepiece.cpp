@@ -58,7 +58,9 @@ class Message {
   uint64_t field = 0;
 
  private:
-  [[noreturn]] void fail() const { throw InputError(file_, "not a SentencePiece model, or a damaged one (near byte " + std::to_string(at_) + " of a message)"); }
+  [[noreturn]] void fail() const {
+    throw InputError(file_, "not a SentencePiece model, or a damaged one (near byte " + std::to_string(at_) + " of a message)");
+  }
   uint64_t varint() {
     uint64_t value = 0;
     for (unsigned shift = 0; shift < 64; shift += 7) {
@@ -141,7 +143,8 @@ void check_model(const SentencePieceModel& model, const std::string& file) {
   const char* const advice = "Use a folder with tokenizer.json, or a BPE model that leaves its text as it is.";
   const char* const kinds[] = {"?", "unigram", "BPE", "word", "char"};
   if (model.model_type != 2) {
-    throw InputError(file, std::string("a SentencePiece model of the kind ") + (model.model_type < 5 ? kinds[model.model_type] : "?") + " is not supported", advice);
+    const std::string kind = model.model_type < 5 ? kinds[model.model_type] : "?";
+    throw InputError(file, "a SentencePiece model of the kind " + kind + " is not supported", advice);
   }
   if (!model.charsmap.empty()) throw InputError(file, "the SentencePiece normalizer " + std::string(model.normalizer) + " is not supported", advice);
   if (model.remove_extra) throw InputError(file, "the SentencePiece option remove_extra_whitespaces is not supported", advice);
@@ -163,7 +166,8 @@ void add_splits(TokenizerData& data, int32_t id, uint32_t rank, const std::vecto
 
 void add_decoder(TokenizerData& data, bool strip) {
   using Kind = DecodeStep::Kind;
-  data.decoder = {{Kind::kReplace, std::string(kMarker), " ", 0, 0, false}, {Kind::kByteFallback, "", "", 0, 0, false}, {Kind::kFuse, "", "", 0, 0, false}};
+  data.decoder = {{Kind::kReplace, std::string(kMarker), " ", 0, 0, false}, {Kind::kByteFallback, "", "", 0, 0, false}, 
+                  {Kind::kFuse, "", "", 0, 0, false}};
   if (strip) data.decoder.push_back({Kind::kStrip, "", " ", 1, 0, false});
   data.has_decoder = true;
 }
@@ -196,7 +200,8 @@ bool looks_like_tiktoken(std::string_view content) {
   const std::string_view line = content.substr(0, std::min(content.find('\n'), content.size()));
   const size_t space = line.find(' ');
   std::string ignored;
-  return space != std::string_view::npos && space + 1 < line.size() && line[space + 1] >= '0' && line[space + 1] <= '9' && decode_base64(line.substr(0, space), ignored);
+  return space != std::string_view::npos && space + 1 < line.size() && line[space + 1] >= '0' && line[space + 1] <= '9'
+      && decode_base64(line.substr(0, space), ignored);
 }
 
 }  // namespace
@@ -212,15 +217,20 @@ void read_sentencepiece(std::string_view content, const std::string& path, Token
   for (size_t i = 0; i < model.pieces.size(); ++i) {
     const Piece& piece = model.pieces[i];
     const std::string where = "piece " + std::to_string(i);
-    if (piece.text.empty() || piece.text.size() > kMaxToken || !utf8_is_valid(piece.text)) throw InputError(path, where + " is empty, longer than 1024 bytes or no UTF-8");
+    if (piece.text.empty() || piece.text.size() > kMaxToken || !utf8_is_valid(piece.text)) {
+      throw InputError(path, where + " is empty, longer than 1024 bytes or no UTF-8");
+    }
     if (piece.type == kUnused) throw InputError(path, where + ", \"" + std::string(piece.text) + "\": unused pieces are not supported");
-    if (!data.vocabulary.add(piece.text, static_cast<int32_t>(i))) throw InputError(path, where + ", \"" + std::string(piece.text) + "\", stands twice");
+    if (!data.vocabulary.add(piece.text, static_cast<int32_t>(i))) {
+      throw InputError(path, where + ", \"" + std::string(piece.text) + "\", stands twice");
+    }
     if (piece.type == kUnknown) data.unknown_id = static_cast<int32_t>(i);
     if (piece.score != piece.score) throw InputError(path, where + " has no number as its score");
     mergeable[i] = piece.type == kNormal;
     if (mergeable[i]) order.push_back(static_cast<int32_t>(i));
   }
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return model.pieces[static_cast<size_t>(a)].score > model.pieces[static_cast<size_t>(b)].score; });
+  const auto score = [&](int32_t id) { return model.pieces[static_cast<size_t>(id)].score; };
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return score(a) > score(b); });
   data.merges.reserve(model.pieces.size() * 2);
   for (size_t rank = 0; rank < order.size(); ++rank) add_splits(data, order[rank], static_cast<uint32_t>(rank), mergeable);
   data.byte_fallback = model.byte_fallback;
@@ -260,7 +270,8 @@ void read_tiktoken(std::string_view content, const std::string& path, TokenizerD
     const std::string where = path + ":" + std::to_string(line_number);
     const size_t space = line.find(' ');
     const std::string_view digits = space == std::string_view::npos ? "" : line.substr(space + 1);
-    if (digits.empty() || digits.size() > 9 || digits.find_first_not_of("0123456789") != std::string_view::npos || !decode_base64(line.substr(0, space), bytes)) {
+    const bool number = !digits.empty() && digits.size() <= 9 && digits.find_first_not_of("0123456789") == std::string_view::npos;
+    if (!number || !decode_base64(line.substr(0, space), bytes)) {
       throw InputError(where, "not \"base64(token) rank\"");
     }
     const int32_t rank = std::stoi(std::string(digits));

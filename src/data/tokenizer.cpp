@@ -77,7 +77,8 @@ std::string chat_template_of(const Json& value, const std::string& where) {
   if (!value.is_array()) throw InputError(where, "\"chat_template\" must be a string or a list of {name, template}");
   std::string only;
   for (const Json& entry : value) {
-    if (!entry.is_object() || !entry.contains("name") || !entry.contains("template") || !entry["name"].is_string() || !entry["template"].is_string()) {
+    if (!entry.is_object() || !entry.contains("name") || !entry.contains("template") || !entry["name"].is_string()
+        || !entry["template"].is_string()) {
       throw InputError(where, "\"chat_template\": an entry is not {\"name\": …, \"template\": …}");
     }
     if (entry["name"] == "default" || value.size() == 1) only = entry["template"].get<std::string>();
@@ -96,7 +97,8 @@ void read_tokenizer_config(TokenizerData& data) {
   if (decoder != config.end() && !decoder->is_null()) read_added_tokens_decoder(data, *decoder, path);
 
   std::string unknown;
-  const std::pair<const char*, std::string*> names[] = {{"bos_token", &data.bos_token}, {"eos_token", &data.eos_token}, {"unk_token", &unknown}, {"pad_token", &data.pad_token}};
+  const std::pair<const char*, std::string*> names[] = {{"bos_token", &data.bos_token}, {"eos_token", &data.eos_token}, {"unk_token", &unknown},
+      {"pad_token", &data.pad_token}};
   for (const auto& [key, text] : names) read_named_token(data, config, key, *text, path);
   std::string ignored;
   for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
@@ -133,7 +135,8 @@ void add_token(TokenizerData& data, AddedToken token, int64_t written_id, const 
     if (token.id < 0) {  // the next free id: after the model's tokens and the added ones
       token.id = std::max(static_cast<int32_t>(data.vocabulary.count()), data.added_end);
       if (data.vocabulary.has(token.id)) {
-        throw InputError(where, "the added token \"" + token.content + "\" would get the id " + std::to_string(token.id) + ", which the vocabulary uses (it has holes)");
+        throw InputError(where,
+            "the added token \"" + token.content + "\" would get the id " + std::to_string(token.id) + ", which the vocabulary uses (it has holes)");
       }
     }
     data.added_index[token.content] = static_cast<int32_t>(data.added.size());
@@ -142,8 +145,9 @@ void add_token(TokenizerData& data, AddedToken token, int64_t written_id, const 
     data.added.push_back(token);
   }
   if (written_id >= 0 && written_id != token.id) {
-    throw InputError(where, "the added token \"" + token.content + "\" has the id " + std::to_string(written_id) + ", but it gets the id " + std::to_string(token.id),
-                     "Ids of added tokens follow the vocabulary without a gap, in the order of the list; Hugging Face tokenizers ignores what is written.");
+    throw InputError(where,
+        "the added token \"" + token.content + "\" has the id " + std::to_string(written_id) + ", but it gets the id " + std::to_string(token.id),
+        "Ids of added tokens follow the vocabulary without a gap, in the order of the list; Hugging Face tokenizers ignores what is written.");
   }
 }
 

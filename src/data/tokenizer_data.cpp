@@ -19,7 +19,8 @@ bool is_marker_replace(const NormalizeStep& s) { return s.kind == NormalizeStep:
 void choose_marker_normalizer(TokenizerData& data) {
   const auto& steps = data.normalizer;
   const bool alone = steps.size() == 1 && is_marker_replace(steps[0]);
-  const bool prepended = steps.size() == 2 && steps[0].kind == NormalizeStep::Kind::kPrepend && steps[0].content == kMarker && is_marker_replace(steps[1]);
+  const bool prepended = steps.size() == 2 && steps[0].kind == NormalizeStep::Kind::kPrepend && steps[0].content == kMarker
+      && is_marker_replace(steps[1]);
   bool fits = (alone || prepended) && !data.byte_level;
   for (const PreStep& step : data.pre_steps) fits = fits && (step.kind == PreStep::Kind::kMarker || step.kind == PreStep::Kind::kDigits);
   for (const AddedToken& token : data.added) fits = fits && !(token.normalized && (token.lstrip || token.rstrip));  // a space is \s, U+2581 is not

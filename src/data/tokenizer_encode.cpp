@@ -189,7 +189,8 @@ void Encoder::State::text(std::string_view text) {
 
 void Encoder::State::raw_piece(std::string_view piece, bool first) {
   const auto& steps = data->normalizer;
-  const bool unchanged = steps.empty() || (steps.size() == 1 && steps[0].kind == NormalizeStep::Kind::kForm && Normalizer::get().is_surely_normal(piece, steps[0].form));
+  const bool unchanged = steps.empty() || (steps.size() == 1 && steps[0].kind == NormalizeStep::Kind::kForm
+      && Normalizer::get().is_surely_normal(piece, steps[0].form));
   if (!unchanged) {
     normalize_text(*data, piece, normalized);
     piece = normalized;

@@ -105,7 +105,9 @@ void read_pre_tokenizer(const Json& value, const std::string& file, TokenizerDat
     const auto known = recognise_split_pattern(regex->get_ref<const std::string&>());
     if (!known) refuse(file, "the pre_tokenizer Split by the regular expression " + regex->get<std::string>());
     const std::string behavior = text_of(value, "behavior", where);
-    if (behavior != "Isolated" || flag(value, "invert", false, where)) refuse(file, "the pre_tokenizer Split with behavior " + behavior + " or invert");
+    if (behavior != "Isolated" || flag(value, "invert", false, where)) {
+      refuse(file, "the pre_tokenizer Split with behavior " + behavior + " or invert");
+    }
     step.pattern = *known;
     data.pre_steps.push_back(step);
   } else if (type == "Digits") {
@@ -230,7 +232,7 @@ void read_vocabulary(JsonScanner& scan, const std::string& file, size_t file_byt
     }
     if (!data.vocabulary.add(token, static_cast<int32_t>(id))) {
       const bool twice = data.vocabulary.find(token) >= 0;
-      throw InputError(file, "in the vocabulary " + (twice ? "the token \"" + token + "\" stands twice" : "the id " + std::to_string(id) + " stands twice"));
+      throw InputError(file, "in the vocabulary " + (twice ? "the token \"" + token + "\"" : "the id " + std::to_string(id)) + " stands twice");
     }
   } while (scan.take(','));
   scan.expect('}');
@@ -272,7 +274,9 @@ void read_merges(JsonScanner& scan, const std::string& file, TokenizerData& data
   scan.end();
 }
 
-std::string optional_text(const Json& object, const char* key, const std::string& where) { return member(object, key) ? text_of(object, key, where) : ""; }
+std::string optional_text(const Json& object, const char* key, const std::string& where) {
+  return member(object, key) ? text_of(object, key, where) : "";
+}
 
 struct ModelText {
   std::string_view vocabulary, merges;

@@ -9,7 +9,8 @@ Tokenizer Tokenizer::with_special_tokens(const std::vector<std::string>& tokens)
   bool changes = false;
   for (const std::string& token : tokens) {
     const auto known = data_->added_index.find(token);
-    changes = changes || (known != data_->added_index.end() ? !is_plain(data_->added[static_cast<size_t>(known->second)]) : data_->vocabulary.find(token) >= 0);
+    const bool is_added = known != data_->added_index.end();
+    changes = changes || (is_added ? !is_plain(data_->added[static_cast<size_t>(known->second)]) : data_->vocabulary.find(token) >= 0);
   }
   if (!changes) return *this;
   auto data = std::make_shared<TokenizerData>(*data_);

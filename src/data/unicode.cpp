@@ -25,14 +25,16 @@ constexpr ClassRange kAdded[] = {
     {0x11f5a, 0x11f5a, CharClass::kM},   {0x13460, 0x143fa, CharClass::kLo},  {0x16100, 0x1611d, CharClass::kLo},  {0x1611e, 0x1612f, CharClass::kM},
     {0x16130, 0x16139, CharClass::kNd},  {0x16d40, 0x16d42, CharClass::kLm},  {0x16d43, 0x16d6a, CharClass::kLo},  {0x16d6b, 0x16d6c, CharClass::kLm},
     {0x16d70, 0x16d79, CharClass::kNd},  {0x18cff, 0x18cff, CharClass::kLo},  {0x1ccf0, 0x1ccf9, CharClass::kNd},  {0x1e5d0, 0x1e5ed, CharClass::kLo},
-    {0x1e5ee, 0x1e5ef, CharClass::kM},   {0x1e5f0, 0x1e5f0, CharClass::kLo},  {0x1e5f1, 0x1e5fa, CharClass::kNd},  {0x2ebf0, 0x2ee5d, CharClass::kLo}};
+    {0x1e5ee, 0x1e5ef, CharClass::kM},   {0x1e5f0, 0x1e5f0, CharClass::kLo},  {0x1e5f1, 0x1e5fa, CharClass::kNd},
+    {0x2ebf0, 0x2ee5d, CharClass::kLo}};
 
 // White_Space (PropList.txt) but \r and \n; in \w though neither letter, mark nor number: joiners and circled letters (Other_Alphabetic).
 constexpr ClassRange kExact[] = {
-    {0x9, 0x9, CharClass::kSpace},          {0xb, 0xc, CharClass::kSpace},          {0x20, 0x20, CharClass::kSpace},        {0x85, 0x85, CharClass::kSpace},
-    {0xa0, 0xa0, CharClass::kSpace},        {0x1680, 0x1680, CharClass::kSpace},    {0x2000, 0x200a, CharClass::kSpace},    {0x2028, 0x2029, CharClass::kSpace},
-    {0x202f, 0x202f, CharClass::kSpace},    {0x205f, 0x205f, CharClass::kSpace},    {0x3000, 0x3000, CharClass::kSpace},    {0xa, 0xa, CharClass::kNewline},
-    {0xd, 0xd, CharClass::kNewline},        {0x200c, 0x200d, CharClass::kWordOther}, {0x24b6, 0x24e9, CharClass::kWordOther},
+    {0x9, 0x9, CharClass::kSpace},             {0xb, 0xc, CharClass::kSpace},             {0x20, 0x20, CharClass::kSpace},
+    {0x85, 0x85, CharClass::kSpace},           {0xa0, 0xa0, CharClass::kSpace},           {0x1680, 0x1680, CharClass::kSpace},
+    {0x2000, 0x200a, CharClass::kSpace},       {0x2028, 0x2029, CharClass::kSpace},       {0x202f, 0x202f, CharClass::kSpace},
+    {0x205f, 0x205f, CharClass::kSpace},       {0x3000, 0x3000, CharClass::kSpace},       {0xa, 0xa, CharClass::kNewline},
+    {0xd, 0xd, CharClass::kNewline},           {0x200c, 0x200d, CharClass::kWordOther},   {0x24b6, 0x24e9, CharClass::kWordOther},
     {0x1f130, 0x1f149, CharClass::kWordOther}, {0x1f150, 0x1f169, CharClass::kWordOther}, {0x1f170, 0x1f189, CharClass::kWordOther}};
 
 CharClass from_category(utf8proc_propval_t category) {

@@ -29,7 +29,8 @@ enum class CharClass : uint8_t {
 };
 
 inline constexpr uint32_t class_bit(CharClass c) { return 1u << static_cast<unsigned>(c); }
-inline constexpr uint32_t kLetterMask = class_bit(CharClass::kLu) | class_bit(CharClass::kLl) | class_bit(CharClass::kLt) | class_bit(CharClass::kLm) | class_bit(CharClass::kLo);
+inline constexpr uint32_t kLetterMask = class_bit(CharClass::kLu) | class_bit(CharClass::kLl) | class_bit(CharClass::kLt) |
+                                        class_bit(CharClass::kLm) | class_bit(CharClass::kLo);
 inline constexpr uint32_t kNumberMask = class_bit(CharClass::kNd) | class_bit(CharClass::kNo);
 inline constexpr uint32_t kNewlineMask = class_bit(CharClass::kNewline);
 inline constexpr uint32_t kSpaceMask = class_bit(CharClass::kSpace) | kNewlineMask;

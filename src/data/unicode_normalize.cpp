@@ -83,7 +83,8 @@ Normalizer::Normalizer() : combining_(kDense, 0), may_change_(kDense, 0) {
     int32_t again[20];
     std::copy_n(composite.parts, composite.length, again);
     const auto stable_compose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (utf8proc_normalize_utf32(again, composite.length, stable_compose) != 1 || again[0] != static_cast<int32_t>(c)) continue;  // excluded from composition
+    // Excluded from composition.
+    if (utf8proc_normalize_utf32(again, composite.length, stable_compose) != 1 || again[0] != static_cast<int32_t>(c)) continue;
     may_change_[c] &= static_cast<uint8_t>(~kMayChangeC);
     composites.push_back(composite);
   }
@@ -110,8 +111,10 @@ Normalizer::Normalizer() : combining_(kDense, 0), may_change_(kDense, 0) {
 }
 
 uint32_t Normalizer::compose(uint32_t first, uint32_t second) const {
-  if (first - kLeadBase < kLeads && second - kVowelBase < kVowels) return kHangulBase + ((first - kLeadBase) * kVowels + (second - kVowelBase)) * kTails;
-  if (first - kHangulBase < kHanguls && (first - kHangulBase) % kTails == 0 && second - kTailBase - 1 < kTails - 1) return first + (second - kTailBase);
+  if (first - kLeadBase < kLeads && second - kVowelBase < kVowels)
+      return kHangulBase + ((first - kLeadBase) * kVowels + (second - kVowelBase)) * kTails;
+  if (first - kHangulBase < kHanguls && (first - kHangulBase) % kTails == 0 && second - kTailBase - 1 < kTails - 1)
+      return first + (second - kTailBase);
   const uint64_t key = uint64_t{first} << 32 | second;
   const auto at = std::lower_bound(pairs_.begin(), pairs_.end(), key, [](const Pair& p, uint64_t k) { return p.key < k; });
   return at != pairs_.end() && at->key == key ? at->composed : 0;
@@ -201,7 +204,8 @@ void Normalizer::append_slow(std::string_view text, NormalForm form, std::string
   for (size_t i = 0; i < units.size();) {  // canonical ordering
     size_t end = i;
     while (end < units.size() && units[end].ccc != 0) ++end;
-    std::stable_sort(units.begin() + static_cast<long>(i), units.begin() + static_cast<long>(end), [](const Unit& a, const Unit& b) { return a.ccc < b.ccc; });
+    const auto lower = [](const Unit& a, const Unit& b) { return a.ccc < b.ccc; };
+    std::stable_sort(units.begin() + static_cast<long>(i), units.begin() + static_cast<long>(end), lower);
     i = std::max(end, i + 1);
   }
   if (composed(form)) {

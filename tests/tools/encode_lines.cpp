@@ -39,7 +39,8 @@ int run(int argc, char** argv) {
     const double begin = seconds();
     encoder.encode(text, ids);
     const double took = seconds() - begin;
-    std::printf("{\"bytes\": %zu, \"tokens\": %zu, \"load_seconds\": %.4f, \"encode_seconds\": %.4f, \"mb_per_second\": %.2f}\n", text.size(), ids.size(), loaded - start,
+    std::printf("{\"bytes\": %zu, \"tokens\": %zu, \"load_seconds\": %.4f, \"encode_seconds\": %.4f, \"mb_per_second\": %.2f}\n", text.size(),
+        ids.size(), loaded - start,
                 took, static_cast<double>(text.size()) / took / 1e6);
     return 0;
   }
