@@ -47,7 +47,7 @@ ModelSetup open_model(const std::string& name_or_path, const std::string& key) {
 ModelSetup open_model_for_training(const Config& config) {
   ModelSetup model = open_model(config.model_name_or_path, config.origin("model_name_or_path") + ": model_name_or_path");
   refuse_dropout(model.config);
-  if (same_folder(model.folder, config.output_dir))
+  if (config.do_train && same_folder(model.folder, config.output_dir))
     throw InputError(config.origin("output_dir") + ": output_dir", "is the folder of the model that the run starts from", "name another folder");
   const int64_t trained_context = model.config.max_position_embeddings;
   if (config.rope_scaling && apply_rope_scaling(model.config, *config.rope_scaling, config.cutoff_len)) {

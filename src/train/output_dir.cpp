@@ -34,6 +34,14 @@ std::string earlier_run(const std::string& output_dir) {
   return output_dir + " holds an earlier run" + (finished ? ", which finished" : "") + ": there is nothing to resume from, so this run starts from step 0 and writes over its logs and results";
 }
 
+void remove_results(const std::string& output_dir) {
+  for (const char* name : {"trainer_state.json", "train_results.json", "eval_results.json", "all_results.json"}) {
+    std::error_code error;
+    fs::remove(output_dir + "/" + name, error);
+    if (error) throw OperationError("remove " + output_dir + "/" + name + ": " + error.message());
+  }
+}
+
 void remove_folders(const std::vector<std::pair<int64_t, std::string>>& folders) {
   for (const auto& [step, path] : folders) {
     std::error_code error;

@@ -15,6 +15,9 @@ std::vector<std::pair<int64_t, std::string>> checkpoints_in(const std::string& o
 // What a person should know about an output_dir that is not empty; "" when there is nothing to say.
 std::string earlier_run(const std::string& output_dir);
 
+// Removes the results of an earlier run, so that those of a run that ends early are not taken for its own. OperationError.
+void remove_results(const std::string& output_dir);
+
 // Removes the given folders. OperationError.
 void remove_folders(const std::vector<std::pair<int64_t, std::string>>& folders);
 

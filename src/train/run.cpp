@@ -204,9 +204,11 @@ void Run::set_up_output() {
   run_on_all_or_fail(group_, [&] {
     if (!writes_) return;
     make_directories(config_.output_dir);
-    if (const std::string earlier = earlier_run(config_.output_dir); !earlier.empty() && !config_.overwrite_output_dir) log_.info(earlier);
-    if (config_.overwrite_output_dir && config_.do_train) old_checkpoints_ = checkpoints_in(config_.output_dir);
     run_log_.emplace(shape());
+    if (!config_.do_train) return;  // evaluation alone leaves what the training wrote
+    if (const std::string earlier = earlier_run(config_.output_dir); !earlier.empty() && !config_.overwrite_output_dir) log_.info(earlier);
+    if (config_.overwrite_output_dir) old_checkpoints_ = checkpoints_in(config_.output_dir);
+    remove_results(config_.output_dir);
     run_log_->open();
     write_file_atomically(config_.output_dir + "/resolved_config.yaml", resolved_yaml(config_));
     write_file_atomically(config_.output_dir + "/version.txt", request_.version);
@@ -263,9 +265,9 @@ void Run::finish() {
   double peak = static_cast<double>(peak_resident_bytes());
   engine_->communicator().all_reduce_max(&peak, 1);
   if (!run_log_) return;
-  run_log_->write_state(config_.output_dir);
+  if (config_.do_train) run_log_->write_state(config_.output_dir);
   run_log_->write_results({{"peak_host_bytes_per_rank", peak}});
-  run_log_->write_plots();
+  if (config_.do_train) run_log_->write_plots();
 }
 
 }  // namespace

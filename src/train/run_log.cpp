@@ -11,6 +11,8 @@
 namespace llmtrain {
 namespace {
 
+constexpr size_t kMaxResultsBytes = size_t{1} << 20;
+
 double rounded(double value, double unit) { return std::round(value / unit) * unit; }
 
 // Seconds that remain when `done` of `total` steps took `elapsed`.
@@ -48,6 +50,7 @@ RunLog::RunLog(RunShape shape) : shape_(std::move(shape)) {}
 void RunLog::open() { log_ = File::create(shape_.output_dir + "/trainer_log.jsonl"); }
 
 void RunLog::append(const std::string& line) {
+  if (log_.fd() < 0) return;  // evaluation alone keeps the log of the training before it
   const std::string text = line + "\n";
   log_.write_at(text.data(), text.size(), log_bytes_);
   log_bytes_ += text.size();
@@ -151,12 +154,15 @@ void RunLog::finish_training(const TrainSummary& summary) {
 }
 
 void RunLog::write_results(const std::map<std::string, double>& more) const {
-  Json all;
-  all["epoch"] = epoch_;
-  Json eval = all;
+  const std::string path = shape_.output_dir + "/all_results.json";
+  Json eval;
+  eval["epoch"] = epoch_;
+  // Results of evaluation alone join those of the training before it, as transformers' save_metrics has it.
+  Json all = !summary_ && is_regular_file(path) ? parse_json_file(path, kMaxResultsBytes) : eval;
   for (const auto& [prefix, record] : last_evaluation_) eval.update(eval_metrics(record));
   if (!last_evaluation_.empty()) write_json(shape_.output_dir + "/eval_results.json", eval);
-  all.update(eval);
+  for (const auto& [name, value] : eval.items())
+    if (summary_ || name != "epoch" || !all.contains(name)) all[name] = value;
   if (summary_) all.update(train_metrics(*summary_));
   for (const auto& [name, value] : more) {
     if (value == std::floor(value) && std::abs(value) < 9e15) {
@@ -165,7 +171,7 @@ void RunLog::write_results(const std::map<std::string, double>& more) const {
       all[name] = value;
     }
   }
-  write_json(shape_.output_dir + "/all_results.json", all);
+  write_json(path, all);
 }
 
 void RunLog::write_plots() const {

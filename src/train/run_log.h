@@ -50,7 +50,7 @@ struct TrainSummary {
 class RunLog {
  public:
   explicit RunLog(RunShape shape);
-  // Opens trainer_log.jsonl, emptied. Before that nothing is written.
+  // Opens trainer_log.jsonl, emptied. Without this call there is none (evaluation alone).
   void open();
 
   void step(const StepRecord& record);

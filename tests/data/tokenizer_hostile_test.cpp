@@ -114,15 +114,15 @@ TEST(HostileTokenizer, MergesThatDoNotFitTheVocabulary) {
 }
 
 TEST(HostileTokenizer, WhatIsNotKnownIsRefusedByName) {
-  const auto named = [](const std::string& word, const std::function<void(Json&)>& change) { EXPECT_NE(error_with(change).find(word),
-      std::string::npos) << word; };
+  const auto named = [](const std::string& word, const std::function<void(Json&)>& change) {
+    EXPECT_NE(error_with(change).find(word), std::string::npos) << word;
+  };
   named("Unigram", [](Json& f) { f["model"]["type"] = "Unigram"; });
   named("WordPiece", [](Json& f) { f["model"]["type"] = "WordPiece"; });
   named("Lowercase", [](Json& f) { f["normalizer"] = {{"type", "Lowercase"}}; });
   named("Precompiled", [](Json& f) { f["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json::array({Json{{"type", "Precompiled"}}})}}; });
   named("Whitespace", [](Json& f) { f["pre_tokenizer"] = {{"type", "Whitespace"}}; });
-  named("[a-z]+", [](Json& f) { f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "[a-z]+"}}}, {"behavior", "Isolated"}, {"invert",
-      false}}; });
+  named("[a-z]+", [](Json& f) { f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "[a-z]+"}}}, {"behavior", "Isolated"}}; });
   named("Removed", [](Json& f) {
     f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex",
         R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)"}}}, {"behavior", "Removed"}, {"invert", false}};
@@ -157,8 +157,9 @@ std::string varint(uint64_t v) {
   for (; v >= 128; v >>= 7) out += static_cast<char>((v & 127) | 128);
   return out += static_cast<char>(v);
 }
-std::string bytes_field(int field, const std::string& content) { return varint(static_cast<uint64_t>(field)
-    << 3 | 2) + varint(content.size()) + content; }
+std::string bytes_field(int field, const std::string& content) {
+  return varint(static_cast<uint64_t>(field) << 3 | 2) + varint(content.size()) + content;
+}
 std::string number_field(int field, uint64_t value) { return varint(static_cast<uint64_t>(field) << 3) + varint(value); }
 std::string piece(const std::string& text, float score, uint64_t type) {
   std::string raw(4, '\0');
@@ -174,8 +175,9 @@ std::string small_sentencepiece(uint64_t model_type = 2, uint64_t remove_extra =
   }
   float score = 0;
   for (const char* text : {"ab", "\u2581a", "abc", "bc", "\u2581ab", "\u2581", "a", "b", "c"}) out += piece(text, score -= 1, 1);
-  return out + bytes_field(2, number_field(3, model_type) + number_field(35, 1)) + bytes_field(3, bytes_field(1, "identity") + number_field(3,
-      1) + number_field(4, remove_extra) + number_field(5, 1));
+  const std::string trainer = number_field(3, model_type) + number_field(35, 1);
+  const std::string normalizer = bytes_field(1, "identity") + number_field(3, 1) + number_field(4, remove_extra) + number_field(5, 1);
+  return out + bytes_field(2, trainer) + bytes_field(3, normalizer);
 }
 
 TEST(SentencePieceModel, MergesByScoreWithAPrefixAndByteFallback) {

@@ -37,8 +37,8 @@ TEST(Merger, EqualsTheRuleByTheBookAtEveryLength) {
     for (uint32_t i = 0; i < ranks.size(); ++i) ranks[i] = i;
     if (round % 2) std::shuffle(ranks.begin(), ranks.end(), random);
     for (const uint32_t rank : ranks) {
-      const auto left = static_cast<int32_t>(random() % static_cast<uint32_t>(next)),
-          right = static_cast<int32_t>(random() % static_cast<uint32_t>(next));
+      const auto left = static_cast<int32_t>(random() % static_cast<uint32_t>(next));
+      const auto right = static_cast<int32_t>(random() % static_cast<uint32_t>(next));
       if (table.rank(left, right) == MergeTable::kNone) table.add(left, right, next++, rank);
     }
     Merger merger(table);
@@ -136,8 +136,8 @@ TEST(Normalizer, FollowsTheExamplesOfAnnex15) {
 
 TEST(Normalizer, TheQuickCheckNeverSaysNormalOfTextThatIsNot) {
   std::mt19937 random(11);
-  const std::pair<uint32_t, uint32_t> blocks[] = {{0x20, 0x17F}, {0x300, 0x345}, {0x1100, 0x11FF}, {0xAC00, 0xAC40}, {0x900, 0x9FF}, {0x1E00,
-      0x1FFF}, {0xF900, 0xFAFF}, {0x2100, 0x212F}};
+  const std::pair<uint32_t, uint32_t> blocks[] = {{0x20, 0x17F}, {0x300, 0x345}, {0x1100, 0x11FF}, {0xAC00, 0xAC40}, {0x900, 0x9FF},
+                                                   {0x1E00, 0x1FFF}, {0xF900, 0xFAFF}, {0x2100, 0x212F}};
   for (int round = 0; round < 20000; ++round) {
     std::string text;
     for (int k = 0; k < 5; ++k) {

@@ -114,6 +114,25 @@ TEST(OwnRun, EvaluationAloneGivesTheLossThatTrainingLogged) {
     EXPECT_NEAR(results["eval_loss"].get<double>(), logged_loss, 1e-6 * logged_loss) << ranks;
     EXPECT_FALSE(std::filesystem::exists(own().output("only_eval") + "/model.safetensors"));
   }
+  // Into the folder of the training itself: its logs and results stay, the evaluation joins them.
+  const std::string log = read_file(own().output("evaluated") + "/trainer_log.jsonl");
+  ASSERT_EQ(own().train("evaluated", 1, {"model_name_or_path=evaluated", "do_train=false", "do_eval=true", "val_size=7"}).exit_code, 0);
+  EXPECT_EQ(read_file(own().output("evaluated") + "/trainer_log.jsonl"), log);
+  const Json all = parse_json_file(own().output("evaluated") + "/all_results.json");
+  EXPECT_TRUE(all.contains("train_loss"));
+  EXPECT_EQ(all["epoch"], 1.0);
+}
+
+TEST(OwnRun, APlanThatDoesNotFitIsRefusedWithTheTable) {
+  RunOptions options;
+  options.ranks = 2;
+  options.folder = own().path();
+  const RunOutcome run = run_llmtrain({"bench", "model", "--seq", "256", "--micro-batch", "4000000", "--steps", "4"}, options);
+  EXPECT_EQ(run.exit_code, 2) << run.err;
+  EXPECT_LT(run.seconds, 5);
+  EXPECT_NE(run.err.find("memory plan"), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("activations"), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("recompute: full"), std::string::npos) << run.err;
 }
 
 TEST(OwnRun, SavedModelsAreWholeAndTheLimitHolds) {
