@@ -1,15 +1,14 @@
 # Build information for --version: commit, compiler and flags, versions compiled against. Written anew at each build, but only touched when changed.
 set(LLMTRAIN_BUILD_INFO ${PROJECT_BINARY_DIR}/generated/build_info.h)
+if(LLMTRAIN_HAS_CUDA)
+  set(cuda_versions "-DCUDA=${CUDAToolkit_VERSION}" "-DNCCL=${NCCL_VERSION}" "-DCUDNN=${CUDNN_VERSION}" "-DARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}")
+endif()
+string(TOUPPER "${CMAKE_BUILD_TYPE}" build_type)
 add_custom_target(llmtrain_build_info
   COMMAND ${CMAKE_COMMAND} -DOUT=${LLMTRAIN_BUILD_INFO} -DSOURCE=${PROJECT_SOURCE_DIR} -DVERSION=${PROJECT_VERSION}
-          "-DCOMPILER=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}" "-DFLAGS=${CMAKE_BUILD_TYPE} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}"
-          "-DCUDA=${CUDAToolkit_VERSION}" "-DNCCL=${NCCL_VERSION}" "-DCUDNN=${CUDNN_VERSION}" "-DARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}"
-          -P ${PROJECT_SOURCE_DIR}/cmake/WriteBuildInfo.cmake
+          "-DCOMPILER=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
+          "-DFLAGS=${CMAKE_BUILD_TYPE} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${build_type}}"
+          ${cuda_versions} -P ${PROJECT_SOURCE_DIR}/cmake/WriteBuildInfo.cmake
   BYPRODUCTS ${LLMTRAIN_BUILD_INFO} VERBATIM)
-if(TARGET llmtrain_app)
-  get_target_property(kind llmtrain_app TYPE)
-  if(kind STREQUAL "STATIC_LIBRARY")
-    add_dependencies(llmtrain_app llmtrain_build_info)
-    target_include_directories(llmtrain_app PUBLIC ${PROJECT_BINARY_DIR}/generated)
-  endif()
-endif()
+add_dependencies(llmtrain_app llmtrain_build_info)
+target_include_directories(llmtrain_app PUBLIC ${PROJECT_BINARY_DIR}/generated)

@@ -10,7 +10,8 @@
 // The same input gives the same bits; results do not depend on the number of threads, except those of linear_* (a library's matrix products),
 // which repeat bit for bit on the same number of threads.
 // Errors: shapes that do not fit are broken invariants (assert). Thread rules: one thread at a time per Kernels object.
-// Streams: work that needs no workspace (zero, cast, add, adamw, the sums) may run on a second, asynchronous stream; everything else on one stream only.
+// Streams: work that needs no workspace (zero, cast, add, adamw, the sums) may run on a second, asynchronous stream; everything else on one stream
+// only.
 #pragma once
 
 #include <cstdint>
@@ -76,36 +77,41 @@ class Kernels {
   // sum = x + delta (delta optional: then sum = x; sum optional when delta is absent); rstd[t] = 1 / sqrt(mean_j sum[t,j]^2 + eps);
   // y[t,j] = weight[j] * sum[t,j] * rstd[t].   x, delta, sum, y X [T, h]; weight X [h]; rstd float32 [T] (optional).
   // sum is rounded to X before the mean is taken. sum may be x or delta (in place).
-  virtual void rms_norm_forward(Stream& s, TensorView x, TensorView delta, TensorView weight, float eps, TensorView sum, TensorView y, TensorView rstd) = 0;
-  // g[j] = dy[t,j] * weight[j];  dx[t,j] = dres[t,j] + rstd * (g[j] - x[t,j] * rstd^2 * mean_k(g[k] x[t,k]));  dweight[j] += sum_t dy[t,j] x[t,j] rstd[t].
+  virtual void rms_norm_forward(Stream& s, TensorView x, TensorView delta, TensorView weight, float eps, TensorView sum, TensorView y,
+                                TensorView rstd) = 0;
+  // g[j] = dy[t,j] * weight[j];  dx[t,j] = dres[t,j] + rstd * (g[j] - x[t,j] * rstd^2 * mean_k(g[k] x[t,k]));
+  // dweight[j] += sum_t dy[t,j] x[t,j] rstd[t].
   // x is the input of the norm (the sum above). dres optional (gradient that flows past the norm); dx may be dres. dweight float32 [h], optional.
   virtual void rms_norm_backward(Stream& s, TensorView dy, TensorView x, TensorView weight, TensorView rstd, TensorView dres, TensorView dx,
                                  TensorView dweight) = 0;
 
   // ---- per-head RMSNorm of q and k (Qwen3)
-  // out = qkv with each q head normalised with q_weight [D] and each k head with k_weight [D]; v copied. rstd float32 [T, Hq + Hk]. out may not be qkv.
+  // out = qkv with each q head normalised with q_weight [D] and each k head with k_weight [D]; v copied. rstd float32 [T, Hq + Hk]. out may not be
+  // qkv.
   virtual void qk_norm_forward(Stream& s, TensorView qkv, TensorView q_weight, TensorView k_weight, float eps, HeadLayout layout, TensorView out,
                                TensorView rstd) = 0;
   // In place on dqkv (gradient of out -> gradient of qkv; the v part stays). dq_weight, dk_weight float32 [D] +=, optional (both or none).
-  virtual void qk_norm_backward(Stream& s, TensorView dqkv, TensorView qkv, TensorView q_weight, TensorView k_weight, TensorView rstd, HeadLayout layout,
-                                TensorView dq_weight, TensorView dk_weight) = 0;
+  virtual void qk_norm_backward(Stream& s, TensorView dqkv, TensorView qkv, TensorView q_weight, TensorView k_weight, TensorView rstd,
+                                HeadLayout layout, TensorView dq_weight, TensorView dk_weight) = 0;
 
   // ---- rotary embedding (Su et al. 2021, https://arxiv.org/abs/2104.09864; halves layout of Hugging Face's rotate_half), in place on q and k of qkv
   // With R = rotary_dim and i < R/2: (a, b) = (x[i], x[i + R/2]) -> (a c - b s', b c + a s'), c = cos[p, i], s' = sin[p, i], p = positions[t];
   // inverse: s' negated (the backward pass). cos, sin float32 [P, R/2] (with the scaling of the rope kind), positions int32 [T] < P.
-  virtual void rope(Stream& s, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, HeadLayout layout, int rotary_dim, bool inverse) = 0;
+  virtual void rope(Stream& s, TensorView qkv, TensorView positions, TensorView cos, TensorView sin, HeadLayout layout, int rotary_dim,
+                    bool inverse) = 0;
 
   // ---- attention: causal, grouped query heads, packed sequences of any length (flash-attention style: nothing of size T x T is kept)
   // Query t of a sequence sees the keys t' of its own sequence with t' <= t and (window > 0) t' > t - window. Scores are scaled by `scale` > 0.
   // out X [T, Hq * D]; lse float32 [T, Hq]: log of the sum of exp(scores), optional in inference.
-  virtual void attention_forward(Stream& s, TensorView qkv, Sequences sequences, HeadLayout layout, float scale, int window, TensorView out, TensorView lse) = 0;
+  virtual void attention_forward(Stream& s, TensorView qkv, Sequences sequences, HeadLayout layout, float scale, int window, TensorView out,
+                                 TensorView lse) = 0;
   // dqkv X [T, (Hq + 2 Hk) D], overwritten. dqkv may not be qkv.
   virtual void attention_backward(Stream& s, TensorView dout, TensorView qkv, TensorView out, TensorView lse, Sequences sequences, HeadLayout layout,
                                   float scale, int window, TensorView dqkv) = 0;
-  // Generation: n new tokens of one sequence after `past` cached ones. Appends k and v of qkv [n, row] to the caches X [capacity, Hk * D] at row `past`,
-  // then attends as above over past + n keys. out X [n, Hq * D].
-  virtual void attention_cached(Stream& s, TensorView qkv, TensorView k_cache, TensorView v_cache, int64_t past, HeadLayout layout, float scale, int window,
-                                TensorView out) = 0;
+  // Generation: n new tokens of one sequence after `past` cached ones. Appends k and v of qkv [n, row] to the caches X [capacity, Hk * D] at row
+  // `past`, then attends as above over past + n keys. out X [n, Hq * D].
+  virtual void attention_cached(Stream& s, TensorView qkv, TensorView k_cache, TensorView v_cache, int64_t past, HeadLayout layout, float scale,
+                                int window, TensorView out) = 0;
 
   // ---- SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202).  gate_up X [T, 2F]: gate, then up, in a row.
   // out[t,j] = silu(gate) * up,  silu(a) = a / (1 + exp(-a)).   out X [T, F]

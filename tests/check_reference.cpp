@@ -1,16 +1,16 @@
 // check_reference FOLDER… [--config NAME] [--quiet]: holds the engine against reference values of transformers. Runs alone or under mpirun.
 //
-// Each FOLDER is a model folder with reference.safetensors beside it: input_ids, labels, logits, logits_bf16, loss, grad.<tensor>, losses, grad_norms,
-// after.<tensor> (optional) and generated. For each quantity the largest error is printed beside its tolerance; the exit code is 1 when one is
-// exceeded, 2 when a folder cannot be read.
+// Each FOLDER is a model folder with reference.safetensors beside it: input_ids, labels, logits, logits_bf16, loss, grad.<tensor>, losses,
+// grad_norms, after.<tensor> (optional) and generated. For each quantity the largest error is printed beside its tolerance; the exit code is 1 when
+// one is exceeded, 2 when a folder cannot be read.
 //
-// Where the tolerances come from. The reference holds the same logits computed in bfloat16; e = max |logits_bf16 - logits| measures how much this very model
-// amplifies one rounding per operation. float32 rounds 2^16 times finer, so one rounding per operation costs e * 2^-16; sums of K terms round up to
-// sqrt(K) times more often, in the reference and here. Hence
+// Where the tolerances come from. The reference holds the same logits computed in bfloat16; e = max |logits_bf16 - logits| measures how much this
+// very model amplifies one rounding per operation. float32 rounds 2^16 times finer, so one rounding per operation costs e * 2^-16; sums of K terms
+// round up to sqrt(K) times more often, in the reference and here. Hence
 //   logits    k e 2^-16, k = 2 (two implementations) * sqrt(longest sum)
 //   loss      the same: the loss changes by at most twice the largest change of a logit, and the mean over tokens averages it
-//   gradient  2 k (e / max |logits|) 2^-16 * scale: forward and backward each as long; scale = the largest gradient of the tensor, at least a tenth of the
-//             largest of all (gradients that cancel to nearly nothing, as that of a bias of k, carry the rounding of what cancels)
+//   gradient  2 k (e / max |logits|) 2^-16 * scale: forward and backward each as long; scale = the largest gradient of the tensor, at least a tenth
+//             of the largest of all (gradients that cancel to nearly nothing, as that of a bias of k, carry the rounding of what cancels)
 //   step s    losses[s]: tolerance of the loss, plus what s AdamW steps may have moved: an element whose gradient g has an error t moves by at most
 //             lr min(2, t / |g|) differently, and the loss by the sum of |g| times that with random signs
 //   after     root mean square over the tensor of those differences of steps, times 2 for the steps that follow from each other
@@ -81,7 +81,8 @@ class Check {
     float32_training();
     bfloat16_logits();
     generation();
-    if (group_.rank() == 0) std::printf("%s %s: worst error / tolerance %.2f (%s)\n", ok_ ? "ok  " : "FAIL", folder_.c_str(), worst_, worst_name_.c_str());
+    if (group_.rank() == 0)
+      std::printf("%s %s: worst error / tolerance %.2f (%s)\n", ok_ ? "ok  " : "FAIL", folder_.c_str(), worst_, worst_name_.c_str());
     return ok_;
   }
 
@@ -99,7 +100,8 @@ class Check {
     ok_ = ok_ && good;
     const double ratio = tolerance > 0 ? error / tolerance : (error > 0 ? std::numeric_limits<double>::infinity() : 0);
     if (!(ratio <= worst_)) worst_ = ratio, worst_name_ = what;
-    if (group_.rank() == 0 && (!quiet_ || !good)) std::printf("  %-6s %-52s error %.3g  tolerance %.3g\n", good ? "" : "EXCEEDS", what.c_str(), error, tolerance);
+    if (group_.rank() == 0 && (!quiet_ || !good))
+      std::printf("  %-6s %-52s error %.3g  tolerance %.3g\n", good ? "" : "EXCEEDS", what.c_str(), error, tolerance);
   }
 
   double over_ranks(double value, bool sum) {
@@ -192,7 +194,9 @@ class Check {
       }
     }
     for (size_t s = 0; s < losses.size(); ++s) {
-      const double loss = s == 0 ? first_loss_ : over_ranks(engine.forward_backward(batch, 1.0 / static_cast<double>(targets_)), true) / static_cast<double>(targets_);
+      const double loss = s == 0
+                              ? first_loss_
+                              : over_ranks(engine.forward_backward(batch, 1.0 / static_cast<double>(targets_)), true) / static_cast<double>(targets_);
       const AdamW::Result r = engine.update(kLearningRate);
       const double moved = std::sqrt(moved_per_step) * static_cast<double>(s) * 2;
       const double tolerance = loss_tolerance() * static_cast<double>(s + 1) + moved;

@@ -53,15 +53,24 @@ int command_bench(const std::vector<std::string>& args, App& app) {
                    "Trains MODEL (a folder with config.json; nothing else is read) for a few steps on random tokens and random weights, and reports\n"
                    "tokens per second over all ranks (median step after the warm-up) and the largest resident set of a rank. bfloat16 compute,\n"
                    "float32 states and reduction, AdamW, clipping at 1.0, ZeRO-3. Start it with mpirun for several ranks.");
-  line.options.add_options()("seq", po::value<int64_t>()->default_value(512), "tokens of a row")(
-      "micro-batch", po::value<int64_t>()->default_value(1), "rows of a rank's micro-batch")("steps", po::value<int64_t>()->default_value(12), "optimizer steps, the warm-up included")(
-      "warmup", po::value<int64_t>()->default_value(3), "first steps that are not measured")("accumulate", po::value<int64_t>()->default_value(1), "micro-batches of a step")(
-      "device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda")("states", po::value<std::string>()->default_value("float32"), "float32, mixed or bfloat16")(
-      "recompute", po::value<std::string>()->default_value("auto"), "none, cheap, full; auto: cheap, or full where memory asks for it")(
-      "overlap", po::value<std::string>()->default_value("auto"), "communicate while computing: auto, on or off")(
-      "prefetch-depth", po::value<int64_t>()->default_value(1), "units gathered ahead")("ranks-per-node", po::value<int64_t>()->default_value(0), "for tests: so many ranks count as a node")(
-      "seed", po::value<uint64_t>()->default_value(7), "of tokens and weights")("float32", "compute in float32")("breakdown", "a table of where a step's time goes")(
-      "json", "one JSON object on one line");
+  // clang-format off: one option a line
+  line.options.add_options()
+      ("seq", po::value<int64_t>()->default_value(512), "tokens of a row")
+      ("micro-batch", po::value<int64_t>()->default_value(1), "rows of a rank's micro-batch")
+      ("steps", po::value<int64_t>()->default_value(12), "optimizer steps, the warm-up included")
+      ("warmup", po::value<int64_t>()->default_value(3), "first steps that are not measured")
+      ("accumulate", po::value<int64_t>()->default_value(1), "micro-batches of a step")
+      ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda")
+      ("states", po::value<std::string>()->default_value("float32"), "float32, mixed or bfloat16")
+      ("recompute", po::value<std::string>()->default_value("auto"), "none, cheap, full; auto: cheap, or full where memory asks for it")
+      ("overlap", po::value<std::string>()->default_value("auto"), "communicate while computing: auto, on or off")
+      ("prefetch-depth", po::value<int64_t>()->default_value(1), "units gathered ahead")
+      ("ranks-per-node", po::value<int64_t>()->default_value(0), "for tests: so many ranks count as a node")
+      ("seed", po::value<uint64_t>()->default_value(7), "of tokens and weights")
+      ("float32", "compute in float32")
+      ("breakdown", "a table of where a step's time goes")
+      ("json", "one JSON object on one line");
+  // clang-format on
   line.take_words("MODEL", 1);
   if (!line.parse(args, app)) return kExitDone;
   return run_on_ranks(app, [&](MpiRuntime& mpi, RankGroup& group) {

@@ -55,11 +55,13 @@ void write_rows(const Dataset& data, const std::string& out) {
 }  // namespace
 
 int command_data(const std::vector<std::string>& args, App& app) {
-  CommandLine line("data", "--config F [--out rows.jsonl] [--json] [key=value…]",
-                   "Tokenises the datasets of a configuration exactly as train would, and reports for each what became of its rows. The model folder needs\n"
-                   "tokenizer files only. The token store lies under output_dir or tokenized_path, or in a temporary folder where neither is given.");
+  CommandLine line(
+      "data", "--config F [--out rows.jsonl] [--json] [key=value…]",
+      "Tokenises the datasets of a configuration exactly as train would, and reports for each what became of its rows. The model folder needs\n"
+      "tokenizer files only. The token store lies under output_dir or tokenized_path, or in a temporary folder where neither is given.");
   line.options.add_options()("config", po::value<std::string>(), "the YAML file")(
-      "out", po::value<std::string>(), "write the training rows there, one JSON object a line: {\"ids\": …, \"trained\": …}")("json", "print the report as one JSON object");
+      "out", po::value<std::string>(), "write the training rows there, one JSON object a line: {\"ids\": …, \"trained\": …}")(
+      "json", "print the report as one JSON object");
   line.take_words("key=value", -1);
   if (!line.parse(args, app)) return kExitDone;
   return run_on_ranks(app, [&](MpiRuntime&, RankGroup& group) {
@@ -70,7 +72,8 @@ int command_data(const std::vector<std::string>& args, App& app) {
       if (!line.has("config")) throw InputError("llmtrain data", "--config is missing", "name the YAML file: llmtrain data --config F");
       config = load_config(line.get<std::string>("config"), line.words());
       check_tokenizable(config);
-      tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(resolve_model(config.model_name_or_path, config.origin("model_name_or_path") + ": model_name_or_path")));
+      tokenizer = std::make_unique<Tokenizer>(
+          Tokenizer::load(resolve_model(config.model_name_or_path, config.origin("model_name_or_path") + ": model_name_or_path")));
       options = make_data_options(config, config.output_dir, 0);
     });
     std::optional<TemporaryStore> temporary;

@@ -9,8 +9,9 @@
 namespace llmtrain {
 
 int command_diagnose(const std::vector<std::string>& args, App& app) {
-  CommandLine line("diagnose", "DUMP… [--json]",
-                   "Reads the dumps that the ranks of a hung job left (rank-*.json, or the folder that holds them) and names the rank that held the others up.");
+  CommandLine line(
+      "diagnose", "DUMP… [--json]",
+      "Reads the dumps that the ranks of a hung job left (rank-*.json, or the folder that holds them) and names the rank that held the others up.");
   line.options.add_options()("json", "one JSON object on one line");
   line.take_words("DUMP", -1);
   if (!line.parse(args, app)) return kExitDone;

@@ -97,7 +97,8 @@ struct Request {
 
 Request request_of(const CommandLine& line) {
   Request r;
-  if (!line.has("model")) throw InputError("llmtrain generate", "--model is missing", "name the folder of a model: llmtrain generate --model DIR --prompt TEXT");
+  if (!line.has("model"))
+    throw InputError("llmtrain generate", "--model is missing", "name the folder of a model: llmtrain generate --model DIR --prompt TEXT");
   r.model = line.get<std::string>("model");
   r.template_name = line.get<std::string>("template", "");
   r.system = line.get<std::string>("system", "");
@@ -110,7 +111,8 @@ Request request_of(const CommandLine& line) {
   r.sampling.seed = line.get<uint64_t>("seed");
   check_sampling(r.sampling);
   if (line.has("dtype")) r.dtype = parse_dtype(line.get<std::string>("dtype"), "--dtype");
-  if (r.dtype && *r.dtype != DType::float32 && *r.dtype != DType::bfloat16) throw InputError("--dtype", "generation computes in float32 or bfloat16", "");
+  if (r.dtype && *r.dtype != DType::float32 && *r.dtype != DType::bfloat16)
+    throw InputError("--dtype", "generation computes in float32 or bfloat16", "");
   return r;
 }
 
@@ -154,7 +156,9 @@ int64_t room(const Request& request, const ModelSetup& model, const Prompt& prom
   const auto length = static_cast<int64_t>(prompt.ids.size());
   const int64_t most = model.config.max_position_embeddings;
   if (length == 0) throw InputError("--prompt", "is empty, and the tokenizer puts no BOS before it", "give a prompt");
-  if (length >= most) throw InputError("--prompt", "has " + std::to_string(length) + " tokens, and the model's max_position_embeddings is " + std::to_string(most), "shorten it");
+  if (length >= most)
+    throw InputError("--prompt", "has " + std::to_string(length) + " tokens, and the model's max_position_embeddings is " + std::to_string(most),
+                     "shorten it");
   return std::min(request.max_new_tokens, most - length);
 }
 
@@ -162,14 +166,23 @@ int64_t room(const Request& request, const ModelSetup& model, const Prompt& prom
 
 int command_generate(const std::vector<std::string>& args, App& app) {
   CommandLine line("generate", "--model DIR [--prompt TEXT] [--template NAME] [options]",
-                   "Continues a prompt (from --prompt or stdin) with a model folder and streams the text. Without --template the prompt is continued as it is; with\n"
-                   "one it becomes the user's message of a conversation. Greedy unless --temperature is given. Under mpirun the model is spread over the ranks.");
-  line.options.add_options()("model", po::value<std::string>(), "a Hugging Face folder, or ORG/NAME in Hugging Face's cache")(
-      "prompt", po::value<std::string>(), "left out: read from stdin")("template", po::value<std::string>(), "as in training (llama3, qwen …); auto: by the folder's chat template")(
-      "system", po::value<std::string>(), "system message, with a template")("max-new-tokens", po::value<int64_t>()->default_value(256), "at most")(
-      "temperature", po::value<double>()->default_value(0.0, "0"), "0: the most likely token")("top-p", po::value<double>()->default_value(1.0, "1"), "nucleus sampling")(
-      "top-k", po::value<int64_t>()->default_value(0), "the k most likely tokens only; 0: all")("seed", po::value<uint64_t>()->default_value(0), "of sampling")(
-      "dtype", po::value<std::string>(), "float32 or bfloat16; left out: as the weights were saved")("json", "one JSON object on one line, at the end");
+                   "Continues a prompt (from --prompt or stdin) with a model folder and streams the text. Without --template the prompt is\n"
+                   "continued as it is; with one it becomes the user's message of a conversation. Greedy unless --temperature is given. Under\n"
+                   "mpirun the model is spread over the ranks.");
+  // clang-format off: one option a line
+  line.options.add_options()
+      ("model", po::value<std::string>(), "a Hugging Face folder, or ORG/NAME in Hugging Face's cache")
+      ("prompt", po::value<std::string>(), "left out: read from stdin")
+      ("template", po::value<std::string>(), "as in training (llama3, qwen …); auto: by the folder's chat template")
+      ("system", po::value<std::string>(), "system message, with a template")
+      ("max-new-tokens", po::value<int64_t>()->default_value(256), "at most")
+      ("temperature", po::value<double>()->default_value(0.0, "0"), "0: the most likely token")
+      ("top-p", po::value<double>()->default_value(1.0, "1"), "nucleus sampling")
+      ("top-k", po::value<int64_t>()->default_value(0), "the k most likely tokens only; 0: all")
+      ("seed", po::value<uint64_t>()->default_value(0), "of sampling")
+      ("dtype", po::value<std::string>(), "float32 or bfloat16; left out: as the weights were saved")
+      ("json", "one JSON object on one line, at the end");
+  // clang-format on
   if (!line.parse(args, app)) return kExitDone;
   return run_on_ranks(app, [&](MpiRuntime& mpi, RankGroup& group) {
     Request request;
@@ -185,7 +198,8 @@ int command_generate(const std::vector<std::string>& args, App& app) {
     });
     request.prompt = broadcast_string(group, request.prompt, 0);
     run_on_all_or_fail(group, [&] {
-      prompt = request.template_name.empty() ? plain_prompt(*model.tokenizer, request.prompt) : templated_prompt(*model.tokenizer, request.template_name, request.prompt, request.system);
+      prompt = request.template_name.empty() ? plain_prompt(*model.tokenizer, request.prompt)
+                                             : templated_prompt(*model.tokenizer, request.template_name, request.prompt, request.system);
       add_stop_ids(model, prompt.stop_ids);
       new_tokens = room(request, model, prompt);
     });

@@ -23,7 +23,8 @@ DType parse_weight_type(const std::string& text) {
 }
 
 InitOptions options_of(const CommandLine& line) {
-  if (line.words().size() != 2) throw InputError("llmtrain init", "needs SRC and OUT", "for example: llmtrain init configs/quickstart-model.json output/random");
+  if (line.words().size() != 2)
+    throw InputError("llmtrain init", "needs SRC and OUT", "for example: llmtrain init configs/quickstart-model.json output/random");
   InitOptions options;
   options.source = line.words()[0];
   options.out = line.words()[1];

@@ -29,8 +29,8 @@ Json tensors_json(const Manifest& m) {
 }
 
 std::string text_report(const Manifest& m, const std::string& fault) {
-  std::string s = "step " + std::to_string(m.step) + ", written by " + std::to_string(m.content.world) + (m.content.world == 1 ? " rank" : " ranks") + ", run " +
-                  m.run_id + "\n";
+  std::string s = "step " + std::to_string(m.step) + ", written by " + std::to_string(m.content.world) + (m.content.world == 1 ? " rank" : " ranks") +
+                  ", run " + m.run_id + "\n";
   uint64_t bytes = 0;
   for (const ManifestFile& f : m.files) bytes += f.bytes;
   s += std::to_string(m.files.size()) + " files, " + std::to_string(bytes) + " bytes\n";
@@ -48,8 +48,9 @@ std::string text_report(const Manifest& m, const std::string& fault) {
 }  // namespace
 
 int command_inspect(const std::vector<std::string>& args, App& app) {
-  CommandLine line("inspect", "CHECKPOINT [--json]",
-                   "Lists step, ranks, tensors, sizes and digests of a checkpoint-<step> folder and verifies every byte. Exit code 0: whole, 1: damaged.");
+  CommandLine line(
+      "inspect", "CHECKPOINT [--json]",
+      "Lists step, ranks, tensors, sizes and digests of a checkpoint-<step> folder and verifies every byte. Exit code 0: whole, 1: damaged.");
   line.options.add_options()("json", "one JSON object on one line");
   line.take_words("CHECKPOINT", 1);
   if (!line.parse(args, app)) return kExitDone;
@@ -74,8 +75,15 @@ int command_inspect(const std::vector<std::string>& args, App& app) {
   if (line.has("json")) {
     Json files = Json::array();
     for (const ManifestFile& f : manifest.files) files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.digest}});
-    Json out = {{"checkpoint", folder}, {"valid", fault.empty()}, {"step", manifest.step}, {"world_size", manifest.content.world}, {"run_id", manifest.run_id},
-                {"files", files}, {"tensors", tensors_json(manifest)}, {"state", manifest.state}, {"build", manifest.build}};
+    Json out = {{"checkpoint", folder},
+                {"valid", fault.empty()},
+                {"step", manifest.step},
+                {"world_size", manifest.content.world},
+                {"run_id", manifest.run_id},
+                {"files", files},
+                {"tensors", tensors_json(manifest)},
+                {"state", manifest.state},
+                {"build", manifest.build}};
     if (!fault.empty()) out["fault"] = fault;
     app.print(dump_json(out) + "\n");
   } else {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <boost/program_options/value_semantic.hpp>
 #include <cstdio>
+#include <sstream>
 
 #include "app/commands.h"
 #include "app/help.h"
@@ -16,24 +17,27 @@ struct Row {
   std::string dir, state;
   Json results;  // all_results.json; null where the run has not ended
   Json last;     // last line of trainer_log.jsonl
+  Json trained;  // last line with the training loss: lines of evaluations have eval_loss instead
 };
 
-Json last_log_line(const std::string& path) {
-  if (!is_regular_file(path)) return nullptr;
-  std::string text = read_file(path);
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  if (text.empty()) return nullptr;
-  const size_t newline = text.rfind('\n');
-  try {
-    return parse_json(text.substr(newline == std::string::npos ? 0 : newline + 1), path);
-  } catch (const InputError&) {
-    return nullptr;  // a line that is being written
+void read_log(const std::string& path, Row& row) {
+  if (!is_regular_file(path)) return;
+  std::istringstream lines(read_file(path));
+  for (std::string text; std::getline(lines, text);) {
+    if (text.empty()) continue;
+    try {
+      row.last = parse_json(text, path);
+    } catch (const InputError&) {
+      continue;  // a line that is being written
+    }
+    if (row.last.contains("loss")) row.trained = row.last;
   }
 }
 
 Row read_run(const std::string& dir) {
   if (!is_directory(dir)) throw InputError(dir, "no such folder", "name the output_dir of runs");
-  Row row{dir, "", nullptr, last_log_line(dir + "/trainer_log.jsonl")};
+  Row row{dir, "", nullptr, nullptr, nullptr};
+  read_log(dir + "/trainer_log.jsonl", row);
   if (is_regular_file(dir + "/all_results.json")) row.results = parse_json_file(dir + "/all_results.json");
   row.state = row.results.is_object() ? "done" : row.last.is_object() ? "not ended" : "not begun";
   return row;
@@ -53,7 +57,8 @@ std::string cell(const Json& object, const char* key) {
 }  // namespace
 
 int command_report(const std::vector<std::string>& args, App& app) {
-  CommandLine line("report", "DIR… [--json]", "Tabulates the results of runs (their output_dir): a job array's tasks, variants of one configuration.");
+  CommandLine line("report", "DIR… [--json]",
+                   "Tabulates the results of runs (their output_dir): a job array's tasks, variants of one configuration.");
   line.options.add_options()("json", "one JSON object on one line");
   line.take_words("DIR", -1);
   if (!line.parse(args, app)) return kExitDone;
@@ -68,8 +73,9 @@ int command_report(const std::vector<std::string>& args, App& app) {
   }
   std::vector<std::vector<std::string>> table = {{"run", "state", "steps", "last loss", "train loss", "eval loss", "seconds", "samples/s"}};
   for (const Row& r : rows) {
-    table.push_back({r.dir, r.state, cell(r.last, "current_steps") + "/" + cell(r.last, "total_steps"), cell(r.last, "loss"), cell(r.results, "train_loss"),
-                     cell(r.results, "eval_loss"), cell(r.results, "train_runtime"), cell(r.results, "train_samples_per_second")});
+    table.push_back({r.dir, r.state, cell(r.last, "current_steps") + "/" + cell(r.last, "total_steps"), cell(r.trained, "loss"),
+                     cell(r.results, "train_loss"), cell(r.results, "eval_loss"), cell(r.results, "train_runtime"),
+                     cell(r.results, "train_samples_per_second")});
   }
   std::string text;
   for (const auto& row : table) {

@@ -18,7 +18,7 @@ int command_train(const std::vector<std::string>& args, App& app) {
   CommandLine line("train", "--config F [key=value…]",
                    "Trains as the configuration says: LLaMA-Factory's YAML, with key=value words that override it. mpirun -np N llmtrain --config F\n"
                    "trains on N ranks under ZeRO-3. The model, logs and results are written into output_dir.");
-  line.options.add_options()("config", po::value<std::string>(), "the YAML file");
+  line.options.add_options()("config", po::value<std::string>(), "the YAML file")("max-hours", po::value<double>(), "stop with a checkpoint after so many hours (the key max_hours)");
   line.take_words("key=value", -1);
   line.set_epilog(keys_help());
   if (!line.parse(args, app)) return kExitDone;
@@ -26,14 +26,15 @@ int command_train(const std::vector<std::string>& args, App& app) {
     RunRequest request;
     run_on_all_or_fail(group, [&] {
       if (!line.has("config")) throw InputError("llmtrain train", "--config is missing", "name the YAML file: llmtrain train --config F");
-      CheckedConfig checked = check_configuration(line.get<std::string>("config"), line.words());
+      std::vector<std::string> words = line.words();
+      if (line.has("max-hours")) words.push_back("max_hours=" + std::to_string(line.get<double>("max-hours")));
+      CheckedConfig checked = check_configuration(line.get<std::string>("config"), words);
       if (checked.deepspeed) resolve_batch(checked.config, *checked.deepspeed, group.size());
       request.config = std::move(checked.config);
       request.notes = std::move(checked.notes);
     });
     if (group.rank() == 0) request.version = version_block();
-    run_training(mpi, group, request, app.log);
-    return int{kExitDone};
+    return run_training(mpi, group, request, app.log);
   });
 }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "app/checkpoint_source.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "hf/copy_tensors.h"
@@ -34,6 +35,19 @@ OpenSource open_hugging_face(const std::string& folder, Log& log) {
   return source;
 }
 
+// config.json, tokenizer and chat template lie in the checkpoint as the run read them. Collective.
+OpenSource open_checkpoint_source(const std::string& folder, RankGroup& group, Log& log) {
+  auto checkpoint = std::make_unique<CheckpointSource>(folder, group);
+  log.info(folder + ": step " + std::to_string(checkpoint->manifest().step) + ", every digest is right");
+  OpenSource source;
+  run_on_all_or_fail(group, [&] {
+    source.choices.source_folder = folder;
+    source.choices.config = load_model_config(folder).raw;
+  });
+  source.tensors = std::move(checkpoint);
+  return source;
+}
+
 void check_out(const ConvertOptions& options) {
   std::error_code error;
   if (options.out.empty()) throw InputError("OUT", "a folder is expected");
@@ -52,9 +66,13 @@ ConvertResult convert_model(const ConvertOptions& options, RankGroup& group, Log
   OpenSource source;
   std::vector<SmallFile> small_files;
   ConvertResult result;
+  const bool checkpoint = is_checkpoint_folder(options.source);
   run_on_all_or_fail(group, [&] {
     if (group.rank() == 0) check_out(options);
-    source = open_hugging_face(resolve_model(options.source, "SRC"), log);
+    if (!checkpoint) source = open_hugging_face(resolve_model(options.source, "SRC"), log);
+  });
+  if (checkpoint) source = open_checkpoint_source(options.source, group, log);
+  run_on_all_or_fail(group, [&] {
     const DType stored = source.tensors->dtype();
     result.dtype = options.dtype.value_or(stored == DType::float64 ? DType::float32 : stored);
     source.choices.dtype = result.dtype;

@@ -68,7 +68,7 @@ bool CommandLine::parse(const std::vector<std::string>& args, App& app) {
 
 std::string program_help() {
   std::ostringstream out;
-  out << "llmtrain trains and fine-tunes Llama, Qwen and Phi models on clusters.\n\n"
+  out << "llmtrain trains and fine-tunes Llama, Mistral, Qwen and Phi models on clusters.\n\n"
          "usage: llmtrain COMMAND …\n"
          "       llmtrain --config F [key=value…]      the same as llmtrain train --config F\n"
          "       mpirun -np N llmtrain …               on N ranks\n\nCommands:\n";

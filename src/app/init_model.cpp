@@ -55,7 +55,8 @@ void check_out(const InitOptions& options) {
   std::error_code error;
   const std::filesystem::path out(options.out);
   if (!std::filesystem::exists(out, error)) return;
-  if (!std::filesystem::is_directory(out, error)) throw InputError(options.out, "there is something of this name that is no folder", "Name another folder.");
+  if (!std::filesystem::is_directory(out, error))
+    throw InputError(options.out, "there is something of this name that is no folder", "Name another folder.");
   if (!options.force && !std::filesystem::is_empty(out, error)) {
     throw InputError(options.out, "the folder is not empty", "Name another folder, or give --force to write over a model that lies there.");
   }
@@ -135,7 +136,8 @@ int64_t wanted_vocabulary(const InitOptions& options, const ModelConfig& config)
   const int64_t wanted = options.vocab_size > 0 ? options.vocab_size : config.vocab_size;
   const int64_t least = 256 + 2 + static_cast<int64_t>(kMarkers.size());
   if (wanted < least || wanted > (int64_t{1} << 24)) {
-    throw InputError("--vocab-size", std::to_string(wanted) + " is not between " + std::to_string(least) + " (256 bytes and the special tokens) and 16777216");
+    throw InputError("--vocab-size",
+                     std::to_string(wanted) + " is not between " + std::to_string(least) + " (256 bytes and the special tokens) and 16777216");
   }
   return wanted;
 }
@@ -170,7 +172,8 @@ InitResult init_model(const InitOptions& options, RankGroup& group, Log& log) {
   LearnedTokenizer learned;
   run_on_all_or_fail(group, [&] {
     check_out(options);
-    if (options.vocab_size != 0 && !learn) throw InputError("--vocab-size", "is only for a tokenizer that is learned", "Give --tokenizer-from TEXT as well.");
+    if (options.vocab_size != 0 && !learn)
+      throw InputError("--vocab-size", "is only for a tokenizer that is learned", "Give --tokenizer-from TEXT as well.");
     const std::string source = is_regular_file(options.source) ? options.source : resolve_model(options.source, "SRC");
     config = load_model_config(source);
     tokenizer = tokenizer_folder(source);

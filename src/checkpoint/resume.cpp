@@ -37,7 +37,7 @@ FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group) {
   return found;
 }
 
-std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log) {
+std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log, const std::string& only_run) {
   // Rank 0 decides the order of trials, so that ranks that see the folder differently cannot part ways.
   std::string names;
   if (group.rank() == 0) {
@@ -52,7 +52,8 @@ std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, Ra
     const std::string folder = output_dir + "/" + names.substr(at, end - at);
     at = end + 1;
     try {
-      return open_checkpoint(folder, group);
+      FoundCheckpoint found = open_checkpoint(folder, group);
+      if (only_run.empty() || found.manifest.run_id == only_run) return found;
     } catch (const InputError& e) {
       log.warn("checkpoint not used: " + std::string(e.what()));
       faults += "\n  " + std::string(e.what());

@@ -2,8 +2,8 @@
 // other nodes talk by MPI), nccl/.
 //
 // Every collective is numbered and told to the FlightRecorder before and after. All ranks must issue the same collectives of one Communicator in the
-// same order; a mismatch in operation, size or unit is found by comparing the numbered descriptions where that costs nothing, and raises OperationError
-// naming the ranks.
+// same order; a mismatch in operation, size or unit is found by comparing the numbered descriptions where that costs nothing, and raises
+// OperationError naming the ranks.
 // Thread rules: one thread issues; with an asynchronous stream the work runs on that stream's thread, so two streams need two Communicators.
 #pragma once
 
@@ -32,8 +32,8 @@ class Communicator : public RankGroup {
   // the caller orders that by fence() before it writes to shards again, and by fence() after it has written. full: any memory.
   // `label` names the unit in traces, dumps and errors.
   virtual void all_gather_shards(Stream& stream, const void* shard, void* full, size_t bytes_per_rank, const std::string& label) = 0;
-  // shard[i] = (accumulate ? shard[i] : 0) + sum over ranks q, in the order of q, of full_q[rank * count_per_rank + i].  `full` must lie in registered
-  // memory and may be overwritten once the operation is done on this stream (it returns after all ranks have read it). float32.
+  // shard[i] = (accumulate ? shard[i] : 0) + sum over ranks q, in the order of q, of full_q[rank * count_per_rank + i].  `full` must lie in
+  // registered memory and may be overwritten once the operation is done on this stream (it returns after all ranks have read it). float32.
   virtual void reduce_scatter(Stream& stream, const float* full, float* shard, size_t count_per_rank, bool accumulate, const std::string& label) = 0;
   // Everybody has finished everything issued on `stream` before anybody goes on.
   virtual void fence(Stream& stream) = 0;

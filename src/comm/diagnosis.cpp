@@ -65,7 +65,8 @@ Diagnosis diagnose(const std::vector<Json>& dumps) {
   std::vector<bool> present(static_cast<size_t>(d.size), false);
   for (const Json& dump : dumps) {
     const int rank = dump.value("rank", -1);
-    if (rank < 0 || rank >= d.size || dump.value("size", 1) != d.size) throw InputError("diagnose", "these dumps are of different jobs (rank or size do not fit)");
+    if (rank < 0 || rank >= d.size || dump.value("size", 1) != d.size)
+      throw InputError("diagnose", "these dumps are of different jobs (rank or size do not fit)");
     present[static_cast<size_t>(rank)] = true;
     d.hosts[static_cast<size_t>(rank)] = dump.value("host", std::string());
     for (const Json& c : dump["communicators"]) places[c.value("communicator", std::string("?"))][rank] = place_in(c);

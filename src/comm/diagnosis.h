@@ -1,5 +1,5 @@
-// Who held the others up: read from the dumps that watchdogs wrote. A rank without a dump was stopped or dead; else the one that has come least far in
-// the collectives that the others wait in.
+// Who held the others up: read from the dumps that watchdogs wrote. A rank without a dump was stopped or dead; else the one that has come least far
+// in the collectives that the others wait in.
 #pragma once
 
 #include <string>

@@ -21,6 +21,8 @@ void check_data(const Config& c, Faults& faults) {
       if (set) faults.add(place(c, name), std::string("is for stage: sft only, and the stage is ") + c.stage, "remove it");
   }
   if (c.val_size >= 1 && c.val_size != std::floor(c.val_size)) faults.add(place(c, "val_size"), "from 1 on it is a number of rows and must be whole");
+  // 1 is what LLaMA-Factory fails on too: it reads 1 as the fraction 1.0, which leaves nothing to train on.
+  if (c.val_size == 1) faults.add(place(c, "val_size"), "1 is neither a fraction nor a count", "use a fraction below 1, or a number of rows above 1");
   if (c.val_size > 0 && !c.eval_dataset.empty())
     faults.add(place(c, "val_size"), "means nothing together with eval_dataset", "choose one of the two");
   if (c.val_size > 0 && c.dataset.empty()) faults.add(place(c, "val_size"), "is taken from dataset, which is not given");
@@ -31,6 +33,13 @@ void check_data(const Config& c, Faults& faults) {
       faults.add(place(c, "interleave_probs"),
                  std::to_string(c.interleave_probs.size()) + " numbers for " + std::to_string(c.dataset.size()) + " datasets", "give one for each");
     }
+    double sum = 0;
+    for (const double share : c.interleave_probs) {
+      if (share == 0)
+        faults.add(place(c, "interleave_probs"), "0 would never take a row of its dataset", "leave that dataset out, or give a number above 0");
+      sum += share;
+    }
+    if (std::abs(sum - 1) >= 1e-6) faults.add(place(c, "interleave_probs"), "adds up to " + format_number(sum) + ", not to 1");
   }
 }
 
@@ -71,7 +80,8 @@ void check_supported(const Config& c, Faults& faults) {
     faults.add(place(c, "communicator"), c.communicator + " is not supported in this version", "use auto, shared or mpi");
   }
   if (c.states != "float32") faults.add(place(c, "states"), c.states + " is not supported in this version", "use float32");
-  if (c.save_only_model && c.save_strategy == "best") faults.add(place(c, "save_strategy"), "best is not supported in this version", "use steps, epoch or no");
+  if (c.save_only_model && c.save_strategy == "best")
+    faults.add(place(c, "save_strategy"), "best is not supported in this version", "use steps, epoch or no");
 }
 
 // fraction or whole number of steps; 0 only where `may_be_zero`.

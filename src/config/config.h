@@ -101,6 +101,7 @@ struct Config {
   std::string recompute;     // auto, none, cheap, full; see recompute_mode()
   std::string states;        // float32, mixed, bfloat16
   std::optional<double> max_hours;
+  double hang_timeout;        // seconds
   std::string progress;  // auto, bar, lines
   bool async_save, save_hf_model;
   std::optional<std::string> export_dtype;  // float32, bfloat16, float16

@@ -4,8 +4,6 @@
 namespace llmtrain {
 namespace {
 
-const char* const kCheckpoints = "checkpoints between the start and the end are not written by this version: the final model is";
-
 void add_evaluation(std::vector<Key>& t) {
   t.push_back(key("do_eval", &Config::do_eval, "false", "evaluate at the end"));
   t.push_back(key("eval_strategy", &Config::eval_strategy, "no", "when to evaluate while training").one_of({"no", "steps", "epoch"}));
@@ -76,8 +74,7 @@ void add_output_keys(std::vector<Key>& t) {
   t.push_back(key("save_only_model", &Config::save_only_model, "false", "write checkpoints, which hold the model only, so that nothing can be resumed"));
   t.push_back(
       key("resume_from_checkpoint", &Config::resume_from_checkpoint, "null", "true: the newest valid checkpoint of output_dir; or the path of one")
-          .or_boolean()
-          .not_yet("resuming is not supported in this version"));
+          .or_boolean());
   t.push_back(
       key("save_safetensors", ValueKind::boolean, "true", "safetensors, not pickle").never("pickle files are never written: safetensors only"));
   add_evaluation(t);
@@ -107,10 +104,11 @@ void add_own_keys(std::vector<Key>& t) {
   t.push_back(key("export_dtype", &Config::export_dtype, "null", "element type of the exported model; left out: bfloat16 under bf16, else float32")
                   .one_of({"float32", "bfloat16", "float16"}));
   t.push_back(key("max_hours", &Config::max_hours, "null", "stop with a checkpoint after so many hours")
-                  .above(0)
-                  .not_yet("stopping with a checkpoint is not supported in this version"));
-  t.push_back(key("async_save", &Config::async_save, "true", "write checkpoints in the background").without_effect(kCheckpoints));
-  t.push_back(key("save_hf_model", &Config::save_hf_model, "false", "checkpoints also hold a Hugging Face folder").without_effect(kCheckpoints));
+                  .above(0));
+  t.push_back(key("hang_timeout", &Config::hang_timeout, "600", "seconds without progress after which a rank is given up, dumps are written and the job ends; ddp_timeout has no part in it")
+                  .at_least(1));
+  t.push_back(key("async_save", &Config::async_save, "true", "write checkpoints in the background"));
+  t.push_back(key("save_hf_model", &Config::save_hf_model, "false", "checkpoints also hold a Hugging Face folder"));
 }
 
 }  // namespace llmtrain

@@ -130,7 +130,8 @@ void convert_elements(const void* from, DType from_type, void* to, DType to_type
     case DType::float32: return convert_from([p = static_cast<const float*>(from)](size_t i) { return static_cast<double>(p[i]); }, to, to_type, n);
     case DType::float64: return convert_from([p = static_cast<const double*>(from)](size_t i) { return p[i]; }, to, to_type, n);
     case DType::bfloat16:
-      return convert_from([p = static_cast<const bfloat16*>(from)](size_t i) { return static_cast<double>(static_cast<float>(p[i])); }, to, to_type, n);
+      return convert_from([p = static_cast<const bfloat16*>(from)](size_t i) { return static_cast<double>(static_cast<float>(p[i])); }, to, to_type,
+                          n);
     case DType::float16:
       return convert_from([p = static_cast<const uint16_t*>(from)](size_t i) { return static_cast<double>(float16_to_float(p[i])); }, to, to_type, n);
     default: LLMTRAIN_ASSERT(false, "conversion from a type that is not floating-point");

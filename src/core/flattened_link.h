@@ -6,8 +6,8 @@
 
 namespace llmtrain {
 
-// The file that is meant by `path`: `path` itself, or, where it is such a text (at most 4096 bytes, one line, a relative path that ends in the same file
-// name and leads to a regular file), its target. Links to links are followed up to 8 times. Never throws.
+// The file that is meant by `path`: `path` itself, or, where it is such a text (at most 4096 bytes, one line, a relative path that ends in the same
+// file name and leads to a regular file), its target. Links to links are followed up to 8 times. Never throws.
 std::string follow_flattened_link(const std::string& path);
 
 }  // namespace llmtrain

@@ -1,5 +1,5 @@
-// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", https://doi.org/10.1145/2063384.2063405): random numbers by counter,
-// without state. The same (key, counter) gives the same numbers on every rank and at any world size.
+// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", https://doi.org/10.1145/2063384.2063405): random numbers by
+// counter, without state. The same (key, counter) gives the same numbers on every rank and at any world size.
 #pragma once
 
 #include <array>
@@ -14,7 +14,8 @@ using PhiloxKey = std::array<uint32_t, 2>;
 inline PhiloxCounter philox(PhiloxCounter c, PhiloxKey k) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53u} * c[0], b = uint64_t{0xCD9E8D57u} * c[2];
-    c = {static_cast<uint32_t>(b >> 32) ^ c[1] ^ k[0], static_cast<uint32_t>(b), static_cast<uint32_t>(a >> 32) ^ c[3] ^ k[1], static_cast<uint32_t>(a)};
+    c = {static_cast<uint32_t>(b >> 32) ^ c[1] ^ k[0], static_cast<uint32_t>(b), static_cast<uint32_t>(a >> 32) ^ c[3] ^ k[1],
+         static_cast<uint32_t>(a)};
     k[0] += 0x9E3779B9u;
     k[1] += 0xBB67AE85u;
   }

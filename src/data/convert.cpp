@@ -83,8 +83,11 @@ struct TagMap {
   explicit TagMap(const DatasetEntry& entry) : d(entry) {}
   const DatasetEntry& d;
   bool role(const Name& tag, Role& out) const {
-    const std::pair<const Name*, Role> order[] = {{&d.system_tag, Role::system}, {&d.function_tag, Role::function}, {&d.observation_tag, Role::observation},
-                                                  {&d.assistant_tag, Role::assistant}, {&d.user_tag, Role::user}};
+    const std::pair<const Name*, Role> order[] = {{&d.system_tag, Role::system},
+                                                  {&d.function_tag, Role::function},
+                                                  {&d.observation_tag, Role::observation},
+                                                  {&d.assistant_tag, Role::assistant},
+                                                  {&d.user_tag, Role::user}};
     for (const auto& [name, role] : order) {
       if (*name == tag) {
         out = role;
@@ -183,7 +186,8 @@ void convert_sharegpt(const DatasetEntry& d, const Row& row, Example& e) {
     const bool asks = turns.size() % 2 == 0;
     const Name tag = std::string(m.role);
     if (asks ? tag != d.user_tag && tag != d.observation_tag : tag != d.assistant_tag && tag != d.function_tag) {
-      throw RowError(asks ? "a role that does not ask stands where a question is expected" : "a role that does not answer stands where an answer is expected");
+      throw RowError(asks ? "a role that does not ask stands where a question is expected"
+                          : "a role that does not answer stands where an answer is expected");
     }
     Message turn;
     TagMap(d).role(tag, turn.role);
@@ -242,7 +246,8 @@ void convert_openai(const DatasetEntry& d, const Row& row, Example& e) {
     const Role r = turns[i].role;
     const bool asks = r == Role::user || r == Role::observation, answers = r == Role::assistant || r == Role::function;
     if (i % 2 == 0 ? !asks : !answers) {
-      throw RowError(i % 2 == 0 ? "a role that does not ask stands where a question is expected" : "a role that does not answer stands where an answer is expected");
+      throw RowError(i % 2 == 0 ? "a role that does not ask stands where a question is expected"
+                                : "a role that does not answer stands where an answer is expected");
     }
   }
   take_answers(d, row, turns, e);

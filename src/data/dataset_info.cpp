@@ -35,13 +35,15 @@ class EntryReader {
   }
   std::optional<uint64_t> count(const char* key) const {
     if (!has(key) || object_[key].is_null()) return std::nullopt;
-    if (!object_[key].is_number_unsigned() || object_[key].get<uint64_t>() == 0) throw InputError(place_, std::string("\"") + key + "\" is not a positive number");
+    if (!object_[key].is_number_unsigned() || object_[key].get<uint64_t>() == 0)
+      throw InputError(place_, std::string("\"") + key + "\" is not a positive number");
     return object_[key].get<uint64_t>();
   }
   EntryReader inner(const char* key) const { return EntryReader(object_[key], place_ + ", \"" + key + "\""); }
   void warn_of_unknown(const std::vector<std::string>& known, Log& log) const {
     for (auto it = object_.begin(); it != object_.end(); ++it) {
-      if (std::find(known.begin(), known.end(), it.key()) == known.end()) log.warn_once(place_ + ": \"" + it.key() + "\" means nothing here and is ignored");
+      if (std::find(known.begin(), known.end(), it.key()) == known.end())
+        log.warn_once(place_ + ": \"" + it.key() + "\" means nothing here and is ignored");
     }
   }
 
@@ -53,7 +55,8 @@ class EntryReader {
 void read_columns(const EntryReader& entry, DatasetEntry& d, Log& log) {
   if (!entry.has("columns")) return;
   const EntryReader c = entry.inner("columns");
-  c.warn_of_unknown({"prompt", "query", "response", "history", "messages", "system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"}, log);
+  c.warn_of_unknown(
+      {"prompt", "query", "response", "history", "messages", "system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"}, log);
   d.lists_columns = true;
   d.prompt = c.text("prompt");
   d.query = c.text("query");
@@ -94,11 +97,15 @@ Formatting parse_formatting(const EntryReader& entry) {
 // What a dataset must name for its stage, and what it must not be.
 void check_use(const DatasetEntry& d, const EntryReader& entry, Stage stage) {
   const auto need = [&](const DatasetEntry::Name& name, const char* kind, const char* key) {
-    if (!name) throw InputError(entry.place(), std::string("has \"") + kind + "\" without \"" + key + "\"", std::string("Where ") + kind + " are listed, what is not listed is absent.");
+    if (!name)
+      throw InputError(entry.place(), std::string("has \"") + kind + "\" without \"" + key + "\"",
+                       std::string("Where ") + kind + " are listed, what is not listed is absent.");
   };
   if ((stage == Stage::dpo) != d.ranking) {
-    throw InputError(entry.place(), std::string("the dataset ") + (d.ranking ? "has rankings" : "has no rankings") + ", which stage " + name_of(stage) + " cannot use",
-                     d.ranking ? "Use stage: dpo or rm." : "Use a dataset with \"ranking\": true.");
+    throw InputError(
+        entry.place(),
+        std::string("the dataset ") + (d.ranking ? "has rankings" : "has no rankings") + ", which stage " + name_of(stage) + " cannot use",
+        d.ranking ? "Use stage: dpo or rm." : "Use a dataset with \"ranking\": true.");
   }
   if (d.formatting == Formatting::alpaca) {
     need(d.prompt, "columns", "prompt");
@@ -121,7 +128,8 @@ std::string joined(const std::string& folder, const std::string& path) {
 
 void find_files(const std::string& path, const EntryReader& entry, DatasetEntry& d) {
   if (!is_directory(path)) {
-    if (!is_regular_file(path)) throw InputError(path, std::filesystem::exists(path) ? "is not a regular file" : "no such file", "It is named by " + entry.place() + ".");
+    if (!is_regular_file(path))
+      throw InputError(path, std::filesystem::exists(path) ? "is not a regular file" : "no such file", "It is named by " + entry.place() + ".");
     d.files = {path};
   } else {
     std::error_code error;
@@ -137,7 +145,8 @@ void find_files(const std::string& path, const EntryReader& entry, DatasetEntry&
     const FileKind kind = file_kind(f);
     if (kind != file_kind(d.files[0])) throw InputError(path, "holds files of several kinds: " + d.files[0] + ", " + f, "Keep one kind in a folder.");
     if (kind != FileKind::json && (d.formatting != Formatting::alpaca || d.ranking)) {
-      if (d.formatting != Formatting::alpaca) throw InputError(f, "conversations need .json or .jsonl", "Or set \"formatting\": \"alpaca\" in " + entry.place() + ".");
+      if (d.formatting != Formatting::alpaca)
+        throw InputError(f, "conversations need .json or .jsonl", "Or set \"formatting\": \"alpaca\" in " + entry.place() + ".");
     }
   }
 }
@@ -163,7 +172,8 @@ const Json& find_entry(const Json& info, const std::string& name, const std::str
 }
 
 std::vector<DatasetEntry> read(const std::string& dir, const std::vector<std::string>& names, Stage stage, bool look_for_files, Log& log) {
-  if (dir == "ONLINE" || dir.rfind("REMOTE:", 0) == 0) throw InputError("dataset_dir", dir + ": datasets are not downloaded here", "Download them and name the folder.");
+  if (dir == "ONLINE" || dir.rfind("REMOTE:", 0) == 0)
+    throw InputError("dataset_dir", dir + ": datasets are not downloaded here", "Download them and name the folder.");
   const std::string path = joined(dir, "dataset_info.json");
   const Json info = parse_json_file(path, kInfoLimit);
   if (!info.is_object()) throw InputError(path, "is not a JSON object of datasets");
@@ -174,7 +184,7 @@ std::vector<DatasetEntry> read(const std::string& dir, const std::vector<std::st
       if (!entry.has(hub)) continue;
       const std::string where = entry.text(hub).value_or("");
       throw InputError(entry.place(), std::string("\"") + hub + "\": datasets are not downloaded here",
-                       "Download it once, for example  huggingface-cli download --repo-type dataset " + where + " --local-dir " + name +
+                       "Download it once, for example  hf download --repo-type dataset " + where + " --local-dir " + name +
                            "  and name the file: {\"file_name\": \"" + name + "/…\"}.");
     }
     entry.warn_of_unknown({"file_name", "formatting", "ranking", "split", "subset", "folder", "num_samples", "columns", "tags"}, log);
@@ -184,7 +194,8 @@ std::vector<DatasetEntry> read(const std::string& dir, const std::vector<std::st
     d.ranking = entry.flag("ranking");
     d.num_samples = entry.count("num_samples");
     if (const std::string split = entry.text("split").value_or("train"); split != "train") {
-      throw InputError(entry.place(), "\"split\": \"" + split + "\": a file has the split \"train\" only", "Put the rows that you want into a file of their own.");
+      throw InputError(entry.place(), "\"split\": \"" + split + "\": a file has the split \"train\" only",
+                       "Put the rows that you want into a file of their own.");
     }
     read_columns(entry, d, log);
     read_tags(entry, d, log);
@@ -203,6 +214,8 @@ std::vector<DatasetEntry> read_dataset_info(const std::string& dir, const std::v
   return read(dir, names, stage, true, log);
 }
 
-void check_dataset_names(const std::string& dir, const std::vector<std::string>& names, Stage stage, Log& log) { read(dir, names, stage, false, log); }
+void check_dataset_names(const std::string& dir, const std::vector<std::string>& names, Stage stage, Log& log) {
+  read(dir, names, stage, false, log);
+}
 
 }  // namespace llmtrain

@@ -63,7 +63,8 @@ std::vector<std::vector<size_t>> knapsack_packs(const std::vector<size_t>& lengt
   return packs;
 }
 
-RowEncoder::RowEncoder(const Tokenizer& tokenizer, const Template& tmpl, const SpecialTokens& tokens, const DataOptions& options, const std::string& date)
+RowEncoder::RowEncoder(const Tokenizer& tokenizer, const Template& tmpl, const SpecialTokens& tokens, const DataOptions& options,
+                       const std::string& date)
     : tmpl_(tmpl), tokens_(tokens), options_(options), date_(date), cutoff_(effective_cutoff(options)), encoder_(tokenizer) {
   // Llama 3 marks the end of a text with another token than the end of an answer.
   eos_text_ = tmpl.name == "llama3" ? "<|end_of_text|>" : tokens.eos;
@@ -122,7 +123,8 @@ bool RowEncoder::supervised(const Example& example, Sequence& out) {
     encode(rendered[2 * turn], t.source);
     const bool thought = needs_empty_thought(messages[2 * turn + 1]) && (!last_first || n == 0);
     const bool thought_with_loss = options_.enable_thinking.value_or(false);
-    if (thought) (thought_with_loss ? t.target : t.source).insert((thought_with_loss ? t.target : t.source).end(), empty_thought_.begin(), empty_thought_.end());
+    if (thought)
+      (thought_with_loss ? t.target : t.source).insert((thought_with_loss ? t.target : t.source).end(), empty_thought_.begin(), empty_thought_.end());
     encode(rendered[2 * turn + 1], t.target);
     const auto source = static_cast<int64_t>(t.source.size()), target = static_cast<int64_t>(t.target.size());
     const auto [s, a] = kept_lengths(source, target, cutoff_ - total);

@@ -18,7 +18,8 @@ MixPlan::MixPlan(std::vector<uint64_t> lengths, MixStrategy strategy, const std:
     ends_.push_back(size_);
   }
   if (strategy_ == MixStrategy::concat) return;
-  if (std::find(lengths_.begin(), lengths_.end(), 0) != lengths_.end()) throw InputError("mix_strategy", "a dataset without rows cannot be interleaved");
+  if (std::find(lengths_.begin(), lengths_.end(), 0) != lengths_.end())
+    throw InputError("mix_strategy", "a dataset without rows cannot be interleaved");
   if (!probabilities.empty()) {
     draw(probabilities, strategy_ == MixStrategy::interleave_over, seed);
     return;
@@ -28,7 +29,8 @@ MixPlan::MixPlan(std::vector<uint64_t> lengths, MixStrategy strategy, const std:
 }
 
 void MixPlan::draw(const std::vector<double>& probabilities, bool until_all, uint64_t seed) {
-  if (lengths_.size() > UINT16_MAX || *std::max_element(lengths_.begin(), lengths_.end()) > UINT32_MAX) throw InputError("interleave_probs", "too many rows to interleave at random");
+  if (lengths_.size() > UINT16_MAX || *std::max_element(lengths_.begin(), lengths_.end()) > UINT32_MAX)
+    throw InputError("interleave_probs", "too many rows to interleave at random");
   std::vector<uint64_t> next(lengths_.size(), 0);
   std::vector<bool> exhausted(lengths_.size(), false);
   size_t left = lengths_.size();

@@ -45,7 +45,8 @@ void check_data_options(const DataOptions& o) {
   demand(o.cutoff_len <= (int64_t{1} << 30), "cutoff_len", std::to_string(o.cutoff_len) + " is more than a row can hold");
   demand(!o.max_samples || *o.max_samples >= 1, "max_samples", "must be at least 1");
   demand(!(o.mask_history && o.train_on_prompt), "mask_history", "cannot be combined with train_on_prompt", "Leave one of them out.");
-  demand(!o.neat_packing || o.stage == Stage::sft, "neat_packing", std::string("has no meaning in stage ") + name_of(o.stage), "Use it with stage: sft.");
+  demand(!o.neat_packing || o.stage == Stage::sft, "neat_packing", std::string("has no meaning in stage ") + name_of(o.stage),
+         "Use it with stage: sft.");
   demand(!(o.stage == Stage::dpo && o.packing.value_or(false)), "packing", "has no meaning in stage dpo", "Leave it out.");
   demand(o.preprocessing_batch_size >= 1, "preprocessing_batch_size", "must be at least 1");
   demand(o.preprocessing_num_workers >= 1, "preprocessing_num_workers", "must be at least 1");

@@ -52,9 +52,11 @@ std::string tokenizer_hash(const Tokenizer& tokenizer) {
 }
 
 std::string entry_text(const DatasetEntry& d) {
-  std::string text = d.name + "|" + std::to_string(static_cast<int>(d.formatting)) + "|" + std::to_string(d.ranking) + "|" + std::to_string(d.num_samples.value_or(0));
-  for (const DatasetEntry::Name* n : {&d.prompt, &d.query, &d.response, &d.history, &d.messages, &d.system, &d.tools, &d.chosen, &d.rejected, &d.kto_tag, &d.images,
-                                      &d.videos, &d.audios, &d.role_tag, &d.content_tag, &d.user_tag, &d.assistant_tag, &d.observation_tag, &d.function_tag, &d.system_tag}) {
+  std::string text = d.name + "|" + std::to_string(static_cast<int>(d.formatting)) + "|" + std::to_string(d.ranking) + "|" +
+                     std::to_string(d.num_samples.value_or(0));
+  for (const DatasetEntry::Name* n : {&d.prompt,      &d.query,    &d.response,      &d.history,         &d.messages,     &d.system,    &d.tools,
+                                      &d.chosen,      &d.rejected, &d.kto_tag,       &d.images,          &d.videos,       &d.audios,    &d.role_tag,
+                                      &d.content_tag, &d.user_tag, &d.assistant_tag, &d.observation_tag, &d.function_tag, &d.system_tag}) {
     text += *n ? "|=" + **n : "|-";
   }
   return text + "\n";
@@ -81,8 +83,8 @@ bool uses_date(const Context& c, const std::vector<DatasetSource>& sources) {
 // The text whose hash names a store: every option and input that changes its ids or their order.
 std::string store_key(const Context& c, const std::vector<DatasetSource>& sources) {
   const DataOptions& o = c.options;
-  std::string text = "ids " + std::to_string(kIdsVersion) + " stage " + name_of(o.stage) + " template " + c.tmpl.name + "\n" + c.tmpl.default_system + "\n" +
-                     c.tmpl.tool_format + " " + c.tmpl.tool_list_format + "\n" + c.tokenizer_key + "\n";
+  std::string text = "ids " + std::to_string(kIdsVersion) + " stage " + name_of(o.stage) + " template " + c.tmpl.name + "\n" + c.tmpl.default_system +
+                     "\n" + c.tmpl.tool_format + " " + c.tmpl.tool_list_format + "\n" + c.tokenizer_key + "\n";
   const auto number = [&text](const char* name, int64_t n) { text += std::string(name) + "=" + std::to_string(n) + "\n"; };
   number("cutoff_len", o.cutoff_len);
   number("effective_cutoff", effective_cutoff(o));
@@ -172,7 +174,8 @@ std::string seconds_text(double s) {
 }
 
 // Tokenises the rows of `sources` into `folder`.
-TokenStore build_store(const Context& c, const std::string& name, const std::vector<DatasetSource>& sources, const std::string& key, const std::string& folder) {
+TokenStore build_store(const Context& c, const std::string& name, const std::vector<DatasetSource>& sources, const std::string& key,
+                       const std::string& folder) {
   const auto started = std::chrono::steady_clock::now();
   std::vector<uint64_t> lengths;
   uint64_t bytes = 0;
@@ -184,8 +187,9 @@ TokenStore build_store(const Context& c, const std::string& name, const std::vec
   const std::vector<uint64_t> starts = row_runs(plan.size(), c.options);
   const size_t runs = starts.size() - 1, ranks = static_cast<size_t>(c.group.size()), me = static_cast<size_t>(c.group.rank());
   const int threads = usable_threads(c.options);
-  c.log.info(name + ": tokenising " + std::to_string(plan.size()) + " rows (" + std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB of files) with " +
-             std::to_string(ranks) + (ranks == 1 ? " process" : " processes") + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads") + " each");
+  c.log.info(name + ": tokenising " + std::to_string(plan.size()) + " rows (" + std::to_string((bytes + (1 << 20) - 1) >> 20) +
+             " MiB of files) with " + std::to_string(ranks) + (ranks == 1 ? " process" : " processes") + ", " + std::to_string(threads) +
+             (threads == 1 ? " thread" : " threads") + " each");
   run_on_all_or_fail(c.group, [&] { make_directories(std::filesystem::path(folder).parent_path().string()); });
   StoreBuilder builder(c.group, folder, true);
   StoreReport report;
@@ -228,7 +232,8 @@ TokenStore build_store(const Context& c, const std::string& name, const std::vec
 TokenStore find_or_build(const Context& c, const std::string& name, const std::vector<std::string>& names, const std::string& given_folder) {
   std::vector<DatasetSource> sources;
   run_on_all_or_fail(c.group, [&] {
-    for (DatasetEntry& entry : read_dataset_info(c.options.dataset_dir, names, c.options.stage, c.log)) sources.emplace_back(std::move(entry), c.options);
+    for (DatasetEntry& entry : read_dataset_info(c.options.dataset_dir, names, c.options.stage, c.log))
+      sources.emplace_back(std::move(entry), c.options);
   });
   demand_same_files(c, sources);
   const std::string key = store_key(c, sources);
@@ -301,14 +306,16 @@ bool load_tokenized(const Context& c, const std::string& path, Dataset& data) {
       if (split.val_size > 1e-6) {
         split_validation(split, data);
       } else {
-        for (const Json& name : index.at("eval")) data.eval.push_back({name.get<std::string>(), TokenStore::open(eval_folder(path, name.get<std::string>()), true)});
+        for (const Json& name : index.at("eval"))
+          data.eval.push_back({name.get<std::string>(), TokenStore::open(eval_folder(path, name.get<std::string>()), true)});
       }
     } catch (const nlohmann::json::exception& e) {
       throw InputError(path + kIndexName, std::string("is damaged: ") + e.what(), "Remove the folder to make it anew.");
     }
     for (const TokenStore* store : {&data.train}) {
       if (!store->empty() && (store->info().eos_id != c.tokens.eos_id || store->info().pad_id != c.tokens.pad_id)) {
-        throw InputError("tokenized_path", path + " was made with other special tokens than those of this template and tokenizer", "Name another folder.");
+        throw InputError("tokenized_path", path + " was made with other special tokens than those of this template and tokenizer",
+                         "Name another folder.");
       }
     }
   });
@@ -330,12 +337,16 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
   date = broadcast_string(group, date, 0);  // midnight must not fall between ranks
   run_on_all_or_fail(group, [&] {
     check_data_options(options);
-    if (options.dataset.empty() && options.eval_dataset.empty()) throw InputError("dataset", "no dataset is named", "Set dataset: NAME, one of dataset_dir/dataset_info.json.");
-    if (!options.interleave_probs.empty() && !options.eval_dataset.empty() && !options.eval_on_each_dataset && options.eval_dataset.size() != options.interleave_probs.size()) {
+    if (options.dataset.empty() && options.eval_dataset.empty())
+      throw InputError("dataset", "no dataset is named", "Set dataset: NAME, one of dataset_dir/dataset_info.json.");
+    if (!options.interleave_probs.empty() && !options.eval_dataset.empty() && !options.eval_on_each_dataset &&
+        options.eval_dataset.size() != options.interleave_probs.size()) {
       throw InputError("interleave_probs", "also mixes eval_dataset, which has another number of datasets", "Set eval_on_each_dataset: true.");
     }
-    if (options.store_dir.empty() && options.tokenized_path.empty()) throw InputError("output_dir", "is needed for the token store", "Set output_dir or tokenized_path.");
-    TemplateChoice choice = choose_template(options.template_name, tokenizer, options.stage == Stage::pt, options.default_system, options.tool_format);
+    if (options.store_dir.empty() && options.tokenized_path.empty())
+      throw InputError("output_dir", "is needed for the token store", "Set output_dir or tokenized_path.");
+    TemplateChoice choice =
+        choose_template(options.template_name, tokenizer, options.stage == Stage::pt, options.default_system, options.tool_format);
     if (!choice.note.empty()) log.info(choice.note);
     data.tmpl = std::move(choice.tmpl);
     data.tokens = special_tokens(data.tmpl, tokenizer);
@@ -348,7 +359,8 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
     run_on_all_or_fail(group, [&] {
       for (const char* name : {"dataset_dict.json", "dataset_info.json", "state.json"}) {
         if (is_regular_file(given + "/" + name)) {
-          throw InputError("tokenized_path", given + " holds a Hugging Face dataset (Arrow), which is not read here", "Name an empty or new folder; it is filled in the first run.");
+          throw InputError("tokenized_path", given + " holds a Hugging Face dataset (Arrow), which is not read here",
+                           "Name an empty or new folder; it is filled in the first run.");
         }
       }
     });
@@ -372,7 +384,9 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
     for (const EvalSet& e : data.eval) data.reports.push_back(report_of(e.store, e.name));
   }
   for (const StoreReport& r : data.reports) log_report(r, log);
-  if (split) log.info("val_size: " + std::to_string(data.eval[0].store.size()) + " of these rows for validation, " + std::to_string(data.train.size()) + " for training");
+  if (split)
+    log.info("val_size: " + std::to_string(data.eval[0].store.size()) + " of these rows for validation, " + std::to_string(data.train.size()) +
+             " for training");
   return data;
 }
 

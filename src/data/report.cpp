@@ -129,13 +129,15 @@ StoreReport report_from_json(const Json& j, const std::string& where) {
 std::vector<std::string> report_lines(const StoreReport& r) {
   std::vector<std::string> lines;
   for (const DatasetReport& d : r.datasets) {
-    lines.push_back(r.name + ": " + d.name + ": " + grouped(d.rows) + " rows, " + grouped(d.used) + " used, " + grouped(d.dropped_rows()) + " dropped, " +
-                    grouped(d.truncated.count) + " cut, " + grouped(d.tokens) + " tokens, " + grouped(d.trained_tokens) + " with loss");
+    lines.push_back(r.name + ": " + d.name + ": " + grouped(d.rows) + " rows, " + grouped(d.used) + " used, " + grouped(d.dropped_rows()) +
+                    " dropped, " + grouped(d.truncated.count) + " cut, " + grouped(d.tokens) + " tokens, " + grouped(d.trained_tokens) +
+                    " with loss");
     for (const auto& [reason, note] : d.dropped) {
       lines.push_back("  dropped " + grouped(note.count) + ": " + reason + " (first: " + note.file + ": row " + std::to_string(note.row) + ")");
     }
     if (d.truncated.count > 0) {
-      lines.push_back("  cut " + grouped(d.truncated.count) + " to cutoff_len (first: " + d.truncated.file + ": row " + std::to_string(d.truncated.row) + ")");
+      lines.push_back("  cut " + grouped(d.truncated.count) + " to cutoff_len (first: " + d.truncated.file + ": row " +
+                      std::to_string(d.truncated.row) + ")");
     }
   }
   lines.push_back(r.name + ": " + grouped(r.rows) + " training rows, " + grouped(r.tokens) + " tokens, " + grouped(r.trained_tokens) + " with loss" +

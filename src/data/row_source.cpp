@@ -422,8 +422,9 @@ void scan_file(SourceFile& file, uint64_t row_limit) {
   if (file.kind == FileKind::csv) {
     if (!splitter.next(row)) throw InputError(file.path, "is empty");
     std::string storage;
+    std::unordered_set<std::string_view> seen;  // a hostile header has millions of columns
     for (const auto& [null, name] : csv_cells(row, storage)) {
-      if (std::find(file.header.begin(), file.header.end(), name) != file.header.end()) {
+      if (!seen.insert(name).second) {
         throw InputError(file.path, "the header names the column \"" + std::string(name) + "\" twice");
       }
       file.header.emplace_back(name);

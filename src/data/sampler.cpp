@@ -12,8 +12,12 @@ constexpr uint64_t kEpochStream = uint64_t{0x65706f6368} << 8;  // keeps epochs 
 }
 
 Sampler::Sampler(uint64_t rows, int64_t per_device_batch, int64_t accumulation, int world, uint64_t seed, bool shuffle)
-    : rows_(rows), batch_(static_cast<uint64_t>(per_device_batch)), accumulation_(static_cast<uint64_t>(accumulation)), world_(static_cast<uint64_t>(world)),
-      seed_(seed), shuffle_(shuffle) {
+    : rows_(rows),
+      batch_(static_cast<uint64_t>(per_device_batch)),
+      accumulation_(static_cast<uint64_t>(accumulation)),
+      world_(static_cast<uint64_t>(world)),
+      seed_(seed),
+      shuffle_(shuffle) {
   LLMTRAIN_ASSERT(per_device_batch >= 1 && accumulation >= 1 && world >= 1, "batch, accumulation and world are at least 1");
 }
 

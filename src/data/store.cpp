@@ -139,7 +139,9 @@ struct TokenStore::Data {
 
 void TokenStore::Data::add_part(const std::string& path, uint64_t bytes, bool verify) {
   MappedFile file(path);
-  const auto damaged = [&](const std::string& how) { return InputError(path, "the token store is damaged: " + how, "Run with overwrite_cache: true to make it anew."); };
+  const auto damaged = [&](const std::string& how) {
+    return InputError(path, "the token store is damaged: " + how, "Run with overwrite_cache: true to make it anew.");
+  };
   if (file.size() != bytes) throw damaged("the file has " + std::to_string(file.size()) + " bytes, the manifest says " + std::to_string(bytes));
   PartHeader header;
   if (file.size() < sizeof header) throw damaged("too short");
@@ -155,7 +157,8 @@ void TokenStore::Data::add_part(const std::string& path, uint64_t bytes, bool ve
       throw damaged("frame at byte " + std::to_string(at));
     }
     const char* base = file.data() + at;
-    if (verify && frame_hash(h, base + sizeof h) != h.hash) throw damaged("the checksum of the frame at byte " + std::to_string(at) + " does not match");
+    if (verify && frame_hash(h, base + sizeof h) != h.hash)
+      throw damaged("the checksum of the frame at byte " + std::to_string(at) + " does not match");
     const FrameArrays a = arrays_of(h, base);
     uint32_t ids = 0, spans = 0, restarts = 0;
     for (uint64_t s = 0; s < h.sequences; ++s) {
@@ -183,7 +186,8 @@ TokenStore TokenStore::open(const std::string& folder, bool verify) {
   StoreInfo& info = data->info;
   std::vector<std::pair<std::string, uint64_t>> parts;
   try {
-    if (j.at("format").get<std::string>() != "llmtrain token store" || j.at("version").get<uint32_t>() != kVersion) throw InputError(path, "is no manifest of a token store");
+    if (j.at("format").get<std::string>() != "llmtrain token store" || j.at("version").get<uint32_t>() != kVersion)
+      throw InputError(path, "is no manifest of a token store");
     info.key = j.at("key").get<std::string>();
     info.ranking = j.at("ranking").get<bool>();
     const std::string pack = j.at("pack").get<std::string>();
@@ -205,10 +209,12 @@ TokenStore TokenStore::open(const std::string& folder, bool verify) {
     throw InputError(path, std::string("the token store is damaged: ") + e.what(), "Run with overwrite_cache: true to make it anew.");
   }
   for (const auto& [name, bytes] : parts) {
-    if (name.find('/') != std::string::npos || name.empty() || name[0] == '.') throw InputError(path, "names the part \"" + name + "\", which is no plain file name");
+    if (name.find('/') != std::string::npos || name.empty() || name[0] == '.')
+      throw InputError(path, "names the part \"" + name + "\", which is no plain file name");
     data->add_part(folder + "/" + name, bytes, verify);
   }
-  if (data->sequences != info.rows * (info.ranking ? 2 : 1)) throw InputError(path, "the token store is damaged: it holds another number of rows than it says");
+  if (data->sequences != info.rows * (info.ranking ? 2 : 1))
+    throw InputError(path, "the token store is damaged: it holds another number of rows than it says");
   TokenStore store;
   store.data_ = std::move(data);
   if (verify) store.forget_pages();

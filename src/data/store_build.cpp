@@ -70,7 +70,9 @@ std::vector<char> StoreBuilder::visible_parts() const {
 // Sends each part that some leader does not see. Every rank takes part in every broadcast; an error is kept until the end, so that nobody waits.
 void StoreBuilder::deliver(const std::vector<char>& all_visible, const std::vector<uint64_t>& bytes) {
   const int n = group_.size();
-  const auto sees = [&](int rank, int part) { return all_visible[static_cast<size_t>(rank) * static_cast<size_t>(n) + static_cast<size_t>(part)] != 0; };
+  const auto sees = [&](int rank, int part) {
+    return all_visible[static_cast<size_t>(rank) * static_cast<size_t>(n) + static_cast<size_t>(part)] != 0;
+  };
   const auto leader_of = [&](int rank) {
     int lowest = 0;
     while (!sees(rank, lowest)) ++lowest;  // a rank sees its own part

@@ -1,8 +1,8 @@
 // Writing a token store by all ranks together, with or without a shared file system.
 //
 // Every rank writes its part into a temporary folder beside the final one. Each then looks which parts of the others it can see: ranks that see each
-// other's share a file system, and the lowest of them is its leader. Parts that a leader does not see are sent to it over the RankGroup. Leaders write
-// the manifest and rename the folder, so that a store is complete or absent. All functions are collective unless said otherwise.
+// other's share a file system, and the lowest of them is its leader. Parts that a leader does not see are sent to it over the RankGroup. Leaders
+// write the manifest and rename the folder, so that a store is complete or absent. All functions are collective unless said otherwise.
 #pragma once
 
 #include <string>

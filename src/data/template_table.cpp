@@ -11,7 +11,8 @@ constexpr const char* kChatmlAssistant = "{{content}}<|im_end|>\n";
 constexpr const char* kChatmlSystem = "<|im_start|>system\n{{content}}<|im_end|>\n";
 constexpr const char* kChatmlTool = "<|im_start|>tool\n{{content}}<|im_end|>\n<|im_start|>assistant\n";
 constexpr const char* kCuriousUser =
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.";
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's "
+    "questions.";
 
 // Whatever a template leaves open: the text as it is, answers closed by EOS, function calls as answers, observations as user turns.
 Template with_defaults(Template t) {
@@ -196,8 +197,8 @@ const std::vector<Template>& known_templates() {
     for (Template& t : chatml_templates()) all.push_back(std::move(t));
     Template chinese = llama2("llama2_zh");
     chinese.default_system = "You are a helpful assistant. 你是一个乐于助人的助手。";
-    for (Template t : {llama2("llama2"), chinese, llama3(), mistral("mistral", " "), mistral("ministral", ""), phi("phi"), phi("phi_small"), phi4(), phi4_mini(),
-                       gemma(), deepseek("deepseek3", TemplateKind::plain), deepseek("deepseekr1", TemplateKind::reasoning)}) {
+    for (Template t : {llama2("llama2"), chinese, llama3(), mistral("mistral", " "), mistral("ministral", ""), phi("phi"), phi("phi_small"), phi4(),
+                       phi4_mini(), gemma(), deepseek("deepseek3", TemplateKind::plain), deepseek("deepseekr1", TemplateKind::reasoning)}) {
       all.push_back(std::move(t));
     }
     for (Template& t : all) t = with_defaults(std::move(t));

@@ -120,7 +120,8 @@ const Template& find_template(const std::string& name) {
     }
   }
   const bool near = best <= 1 + name.size() / 3;
-  throw InputError("template", "unknown template \"" + name + "\"" + (near ? "; did you mean " + nearest->name + "?" : ""), "Known: " + template_list() + ".");
+  throw InputError("template", "unknown template \"" + name + "\"" + (near ? "; did you mean " + nearest->name + "?" : ""),
+                   "Known: " + template_list() + ".");
 }
 
 const Template* match_chat_template(std::string_view j) {
@@ -150,8 +151,8 @@ const Template* match_chat_template(std::string_view j) {
   return nullptr;
 }
 
-TemplateChoice choose_template(const std::string& name, const Tokenizer& tokenizer, bool pretraining, const std::optional<std::string>& default_system,
-                               const std::string& tool_format) {
+TemplateChoice choose_template(const std::string& name, const Tokenizer& tokenizer, bool pretraining,
+                               const std::optional<std::string>& default_system, const std::string& tool_format) {
   TemplateChoice choice;
   if (!name.empty()) {
     choice.tmpl = find_template(name);
@@ -161,8 +162,9 @@ TemplateChoice choose_template(const std::string& name, const Tokenizer& tokeniz
     choice.tmpl = *matched;
     choice.note = "template: left out; the chat template of " + tokenizer.folder() + " matches \"" + matched->name + "\"";
   } else {
-    throw InputError("template", tokenizer.chat_template().empty() ? "left out, and " + tokenizer.folder() + " has no chat template"
-                                                                   : "left out, and the chat template of " + tokenizer.folder() + " matches none known here",
+    throw InputError("template",
+                     tokenizer.chat_template().empty() ? "left out, and " + tokenizer.folder() + " has no chat template"
+                                                       : "left out, and the chat template of " + tokenizer.folder() + " matches none known here",
                      "Name one: " + template_list() + ".");
   }
   if (default_system) choice.tmpl.default_system = *default_system;

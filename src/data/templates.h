@@ -65,8 +65,8 @@ struct TemplateChoice {
   Template tmpl;
   std::string note;  // what to tell the person, "" if nothing
 };
-TemplateChoice choose_template(const std::string& name, const Tokenizer& tokenizer, bool pretraining, const std::optional<std::string>& default_system,
-                               const std::string& tool_format);
+TemplateChoice choose_template(const std::string& name, const Tokenizer& tokenizer, bool pretraining,
+                               const std::optional<std::string>& default_system, const std::string& tool_format);
 
 // The special tokens that rows are made with, and that the exported tokenizer gets: the first stop word replaces the EOS where the template says
 // so, a missing pad becomes the EOS. InputError where a token that the template needs is not in the vocabulary.

@@ -144,7 +144,8 @@ class RunEncoder {
     }
     if (cut) {
       if (job_.options.truncation == Truncation::error) {
-        throw InputError(path + ": row " + std::to_string(row + 1), "is longer than cutoff_len (" + std::to_string(job_.options.cutoff_len) + " tokens)",
+        throw InputError(path + ": row " + std::to_string(row + 1),
+                         "is longer than cutoff_len (" + std::to_string(job_.options.cutoff_len) + " tokens)",
                          "Raise cutoff_len, or set truncation: llamafactory (cut) or drop.");
       }
       if (job_.options.truncation == Truncation::drop) throw RowError("longer than cutoff_len (truncation: drop)");
@@ -238,7 +239,8 @@ StoreReport empty_report(const TokenizeJob& job) {
 // Results wait here until all before them are written; a thread that is too far ahead waits for room, so memory stays bounded.
 class OrderedWriter {
  public:
-  OrderedWriter(PartWriter& writer, StoreReport& total, size_t begin, size_t window) : writer_(writer), total_(total), next_(begin), window_(window), waiting_(window) {}
+  OrderedWriter(PartWriter& writer, StoreReport& total, size_t begin, size_t window)
+      : writer_(writer), total_(total), next_(begin), window_(window), waiting_(window) {}
 
   bool wait_for_room(size_t run) {
     std::unique_lock lock(mutex_);

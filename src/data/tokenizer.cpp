@@ -114,7 +114,12 @@ void read_tokenizer_config(TokenizerData& data) {
     }
   }
   if (!unknown.empty()) data.unk_token = unknown;
-  data.add_bos_token = flag(config, "add_bos_token", false, path);
+  // As transformers: the post_processor of tokenizer.json decides (Llama 3 has no add_bos_token), unless the class has a rule of its own for add_bos_token;
+  // PreTrainedTokenizerFast has none and does not let `false` take the BOS away.
+  const auto kind = config.find("tokenizer_class");
+  const bool no_rule = kind != config.end() && *kind == "PreTrainedTokenizerFast";
+  const bool bos_first = !data.bos_token.empty() && data.post_first == data.bos_token;
+  data.add_bos_token = flag(config, "add_bos_token", bos_first, path) || (no_rule && bos_first);
 
   const auto chat = config.find("chat_template");
   if (chat != config.end() && !chat->is_null()) data.chat_template = chat_template_of(*chat, path);

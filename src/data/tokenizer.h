@@ -39,7 +39,7 @@ class Tokenizer {
   int32_t bos_id() const;
   int32_t eos_id() const;
   int32_t pad_id() const;
-  bool add_bos_token() const;
+  bool add_bos_token() const;  // whether a text as it stands (no template) begins with BOS in transformers
   const std::string& chat_template() const;                  // Jinja text, "" where absent
   const std::string& folder() const;
 

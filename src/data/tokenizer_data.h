@@ -108,6 +108,7 @@ struct TokenizerData {
 
   std::string bos_token, eos_token, pad_token, unk_token, chat_template;
   bool add_bos_token = false;
+  std::string post_first;  // the token that the post_processor of tokenizer.json puts before a text, "" for none
 
   int32_t id_of(std::string_view token) const;
 };

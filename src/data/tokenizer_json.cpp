@@ -132,6 +132,24 @@ void read_pre_tokenizer(const Json& value, const std::string& file, TokenizerDat
   }
 }
 
+// The token that the TemplateProcessing puts before a single text. Nothing else of a post_processor has an effect here, so anything else is passed over.
+std::string first_of_post_processor(const Json& value) {
+  if (!value.is_object()) return "";
+  const Json* type = member(value, "type");
+  const Json* parts = member(value, "processors");
+  if (type && *type == "Sequence" && parts && parts->is_array()) {
+    for (const Json& part : *parts) {
+      const std::string token = first_of_post_processor(part);
+      if (!token.empty()) return token;
+    }
+  }
+  const Json* single = member(value, "single");
+  if (!type || *type != "TemplateProcessing" || !single || !single->is_array() || single->empty() || !single->front().is_object()) return "";
+  const Json* special = member(single->front(), "SpecialToken");
+  const Json* id = special && special->is_object() ? member(*special, "id") : nullptr;
+  return id && id->is_string() ? id->get<std::string>() : "";
+}
+
 void check_pre_tokenizers(const TokenizerData& data) {
   for (size_t i = 0; i < data.pre_steps.size(); ++i) {
     if (data.pre_steps[i].kind != PreStep::Kind::kMarker) continue;
@@ -376,6 +394,7 @@ void read_tokenizer_json(const std::string& path, TokenizerData& data) {
       if (key == "normalizer") normalizer = std::move(value);
       else if (key == "pre_tokenizer") pre_tokenizer = std::move(value);
       else if (key == "decoder") decoder = std::move(value);
+      else if (key == "post_processor") data.post_first = first_of_post_processor(value);
     } while (scan.take(','));
     scan.expect('}');
   }

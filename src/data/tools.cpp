@@ -291,7 +291,8 @@ std::string parameter_line(const std::string& name, const Value& parameter, cons
     if (i->kind != Value::object) throw RowError("the items of the parameter \"" + name + "\" are not an object");
     items = ", where each item should be " + str_or_empty(i->find("type"));
   }
-  return "  - " + name + " (" + str_or_empty(parameter.find("type")) + required + "): " + str_or_empty(parameter.find("description")) + choices + items + "\n";
+  return "  - " + name + " (" + str_or_empty(parameter.find("type")) + required + "): " + str_or_empty(parameter.find("description")) + choices +
+         items + "\n";
 }
 
 std::string default_tool_list(const Value& tools) {
@@ -306,25 +307,28 @@ std::string default_tool_list(const Value& tools) {
     text += "> Tool Name: " + name + "\nTool Description: " + str_or_empty(tool.find("description")) + "\nTool Args:\n" + lines + "\n";
     names += (names.empty() ? "" : ", ") + name;
   }
-  return "You have access to the following tools:\n" + text +
-         "Use the following format if using a tool:\n```\nAction: tool name (one of [" + names +
-         "])\nAction Input: the input to the tool, in a JSON format representing the kwargs (e.g. ```{\"input\": \"hello world\", \"num_beams\": 5}```)\n```\n";
+  return "You have access to the following tools:\n" + text + "Use the following format if using a tool:\n```\nAction: tool name (one of [" + names +
+         "])\nAction Input: the input to the tool, in a JSON format representing the kwargs (e.g. ```{\"input\": \"hello world\", \"num_beams\": "
+         "5}```)\n```\n";
 }
 
 std::string llama3_tool_list(const Value& tools, const std::string& date) {
-  std::string text = "Cutting Knowledge Date: December 2023\nToday Date: " + date +
-                     "\n\nYou have access to the following functions. To call a function, please respond with JSON for a function call. Respond in the format "
-                     "{\"name\": function name, \"parameters\": dictionary of argument name and its value}. Do not use variables.\n\n";
+  std::string text =
+      "Cutting Knowledge Date: December 2023\nToday Date: " + date +
+      "\n\nYou have access to the following functions. To call a function, please respond with JSON for a function call. Respond in the format "
+      "{\"name\": function name, \"parameters\": dictionary of argument name and its value}. Do not use variables.\n\n";
   for (const Value& tool : tools.items) text += dumps(wrapped(tool), 4) + "\n\n";
   return text;
 }
 
 std::string qwen_tool_list(const Value& tools) {
-  std::string text = "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within "
-                     "<tools></tools> XML tags:\n<tools>";
+  std::string text =
+      "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with function signatures within "
+      "<tools></tools> XML tags:\n<tools>";
   for (const Value& tool : tools.items) text += "\n" + dumps(wrapped(tool));
-  return text + "\n</tools>\n\nFor each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
-                "<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>";
+  return text +
+         "\n</tools>\n\nFor each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
+         "<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>";
 }
 
 std::string mistral_tool_list(const Value& tools) {
@@ -409,8 +413,8 @@ std::string tool_list_text(const std::string& format, const std::string& tools, 
   return default_tool_list(list);
 }
 
-std::string function_call_text(const std::string& format, const std::string& content, const std::string& thought_begin, const std::string& thought_end,
-                               bool keep_thoughts) {
+std::string function_call_text(const std::string& format, const std::string& content, const std::string& thought_begin,
+                               const std::string& thought_end, bool keep_thoughts) {
   if (!keep_thoughts) return calls_text(format, parse_calls(content));
   const std::string open = "<tool_call>", close = "</tool_call>";
   std::string rest = content;

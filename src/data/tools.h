@@ -22,8 +22,8 @@ std::string tool_list_text(const std::string& format, const std::string& tools, 
 
 // The answer text of function calls. `content` is JSON text: {"name", "arguments"} or a list of them; thoughts (`thought_begin` … `thought_end`)
 // or text around <tool_call> … </tool_call> are kept in front where `keep_thoughts`. RowError where it is no such JSON.
-std::string function_call_text(const std::string& format, const std::string& content, const std::string& thought_begin, const std::string& thought_end,
-                               bool keep_thoughts);
+std::string function_call_text(const std::string& format, const std::string& content, const std::string& thought_begin,
+                               const std::string& thought_end, bool keep_thoughts);
 
 // JSON text re-written as Python's json.dumps(json.loads(text), ensure_ascii=False) would: blanks after "," and ":", floats as repr. RowError
 // for broken JSON.

@@ -48,7 +48,8 @@ class Device {
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
   virtual std::string describe() const = 0;  // one line for the log
-  // Memory for tensors, aligned to 256 bytes, contents undefined (CPU: pages touched by the caller's thread later). OperationError when it is not to be had.
+  // Memory for tensors, aligned to 256 bytes, contents undefined (CPU: pages touched by the caller's thread later). OperationError when it is not to
+  // be had.
   virtual void* allocate(size_t bytes) = 0;
   virtual void free(void* pointer) = 0;
   virtual size_t bytes_available() const = 0;  // CPU: the smaller of free memory and what the cgroup leaves

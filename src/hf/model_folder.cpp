@@ -103,7 +103,7 @@ std::string resolve_model(const std::string& name_or_path, const std::string& ke
   std::string folder = name_or_path;
   if (const size_t slash = folder.find('/'); slash != std::string::npos) folder.replace(slash, 1, "--");
   folder = cache + "/models--" + folder;
-  const std::string advice = "download it: huggingface-cli download " + name_or_path;
+  const std::string advice = "download it: hf download " + name_or_path;
   const std::string ref = folder + "/refs/main";
   if (!is_regular_file(ref))
     throw InputError(key, "'" + name_or_path + "' is neither a folder nor a model in Hugging Face's cache (" + cache + ")", advice);

@@ -16,7 +16,8 @@ struct Batch {
   std::vector<int32_t> positions;   // [T]: restart with each sample
   std::vector<int32_t> cu_seqlens;  // [S + 1]: tokens [cu[i], cu[i+1]) attend to each other
   int32_t longest = 0;              // longest of these sequences
-  // Length by which longrope and dynamic rope choose their factors: the longest row, as padded by the reference implementation (0: by the largest position + 1).
+  // Length by which longrope and dynamic rope choose their factors: the longest row, as padded by the reference implementation
+  // (0: by the largest position + 1).
   int64_t rope_length = 0;
 
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }

@@ -272,8 +272,10 @@ struct Transformer::State {
   }
 
   void check_batch(const Batch& b) const {
-    LLMTRAIN_ASSERT(b.size() <= options.max_tokens, "batch of " + std::to_string(b.size()) + " tokens, planned " + std::to_string(options.max_tokens));
-    LLMTRAIN_ASSERT(b.longest <= options.longest_sequence, "sequence of " + std::to_string(b.longest) + " tokens, planned " + std::to_string(options.longest_sequence));
+    LLMTRAIN_ASSERT(b.size() <= options.max_tokens,
+                    "batch of " + std::to_string(b.size()) + " tokens, planned " + std::to_string(options.max_tokens));
+    LLMTRAIN_ASSERT(b.longest <= options.longest_sequence,
+                    "sequence of " + std::to_string(b.longest) + " tokens, planned " + std::to_string(options.longest_sequence));
   }
 
   void upload(const Batch& b) {

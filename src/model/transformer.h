@@ -45,8 +45,8 @@ std::vector<UnitSpec> transformer_units(const ModelConfig& config, const std::fu
 class Transformer {
  public:
   // `manager` was made from transformer_units(config). Takes its memory from `arena`; a planning arena gives the plan.
-  Transformer(const ModelConfig& config, const TransformerOptions& options, Device& device, Kernels& kernels, Stream& compute, ParameterManager& manager,
-              Arena& arena);
+  Transformer(const ModelConfig& config, const TransformerOptions& options, Device& device, Kernels& kernels, Stream& compute,
+              ParameterManager& manager, Arena& arena);
   ~Transformer();
 
   // One micro-step: adds d(scale * sum of token losses) / d(weights) to the manager's gradients and returns the sum of token losses of this rank's

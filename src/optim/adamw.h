@@ -33,7 +33,8 @@ class AdamW {
     bool applied = true;     // false: the norm is not finite, nothing was changed
     std::string origin;      // then: the unit where that was found first
   };
-  // One optimizer step with the gradients in the manager's accumulators (complete: after the last micro-step's finish()), which are zeroed afterwards.
+  // One optimizer step with the gradients in the manager's accumulators (complete: after the last micro-step's finish()), which are zeroed
+  // afterwards.
   // `communicator`: no collective of it may be under way.
   Result step(double learning_rate, Stream& compute, Communicator& communicator);
 

@@ -57,7 +57,11 @@ std::map<std::string, Stored> by_name(const CheckpointContent& content) {
   return found;
 }
 
-void check_fits(const ShardLayout& layout, const std::map<std::string, Stored>& stored, const std::string& folder) {
+}  // namespace
+
+void check_fits(const ShardLayout& layout, const FoundCheckpoint& checkpoint) {
+  const std::map<std::string, Stored> stored = by_name(checkpoint.manifest.content);
+  const std::string& folder = checkpoint.folder;
   size_t parameters = 0;
   for (const UnitSpec& unit : layout.units()) {
     for (const ParameterSpec& p : unit.parameters) {
@@ -76,13 +80,10 @@ void check_fits(const ShardLayout& layout, const std::map<std::string, Stored>& 
   if (parameters != stored.size()) throw InputError(folder, "this is the checkpoint of another model: it holds " + std::to_string(stored.size()) + " tensors, this model has " + std::to_string(parameters));
 }
 
-}  // namespace
-
 void restore_engine(Engine& engine, const FoundCheckpoint& checkpoint, int64_t optimizer_steps) {
   ParameterManager& manager = engine.manager();
   const ShardLayout& layout = manager.layout();
   const std::map<std::string, Stored> stored = by_name(checkpoint.manifest.content);
-  check_fits(layout, stored, checkpoint.folder);
   CheckpointReader reader(checkpoint.folder, checkpoint.manifest);
   const auto read = [&](const std::string& name, const std::string& array, int64_t begin, int64_t count, float* out) {
     const Stored& s = stored.at(name);

@@ -19,7 +19,10 @@ CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute);
 // Copies this rank's shards into the image.
 void fill_image(Engine& engine, ShardImage& image);
 
-// Weights, moments and step count from a verified checkpoint. InputError naming the first tensor that does not fit this model.
+// InputError naming the first tensor of a checkpoint that does not fit this model.
+void check_fits(const ShardLayout& layout, const FoundCheckpoint& checkpoint);
+
+// Weights, moments and step count from a verified checkpoint that fits. Collective.
 void restore_engine(Engine& engine, const FoundCheckpoint& checkpoint, int64_t optimizer_steps);
 
 }  // namespace llmtrain

@@ -9,9 +9,13 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "data/prepare.h"
+#include "comm/watchdog.h"
+#include "train/checkpointing.h"
 #include "train/data_options.h"
 #include "train/model_setup.h"
 #include "train/output_dir.h"
+#include "train/run_checkpoints.h"
+#include "train/stop_request.h"
 #include "train/trainer.h"
 
 namespace llmtrain {
@@ -41,20 +45,23 @@ std::string plural(int64_t n, const std::string& what) { return std::to_string(n
 class Run {
  public:
   Run(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log)
-      : mpi_(mpi), group_(group), request_(request), config_(request.config), log_(log), writes_(group.rank() == 0) {}
+      : mpi_(mpi), group_(group), request_(request), config_(request.config), log_(log), writes_(group.rank() == 0),
+        stop_request_(request.config.max_hours), checkpoints_(config_, group, log, request.version) {}
 
-  void go() {
+  int go() {
     set_up_model();
     set_up_data();
+    if (nothing_left()) return kExitDone;
     set_up_engine();
     set_up_output();
     if (config_.do_train) {
-      train();
+      if (!train()) return stop();
       export_final();
     } else {
       evaluate_only();
     }
     finish();
+    return kExitDone;
   }
 
  private:
@@ -63,9 +70,12 @@ class Run {
   void set_up_engine();
   void set_up_output();
   RunShape shape() const;
-  void train();
+  bool train();  // false: stopped on request
+  int stop();
+  bool nothing_left();
   void evaluate_only();
-  void save_checkpoint(int64_t step);
+  void save_checkpoint(int64_t step, const Json& trainer_state);
+  bool resumable() const { return config_.do_train && !config_.save_only_model; }
   void export_final();
   void finish();
   void say_what_runs() const;
@@ -74,7 +84,7 @@ class Run {
   MpiRuntime& mpi_;
   RankGroup& group_;
   const RunRequest& request_;
-  const Config& config_;
+  Config config_;  // the accumulation may be adapted at a resume
   Log& log_;
   bool writes_;
   Phases phases_;
@@ -88,7 +98,10 @@ class Run {
   std::optional<Sampler> sampler_;
   std::optional<StepPlan> plan_;
   std::optional<Schedule> schedule_;
+  StopRequest stop_request_;
+  RunCheckpoints checkpoints_;
   std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Watchdog> watchdog_;
   std::optional<RunLog> run_log_;
   std::optional<Evaluator> evaluator_;
   std::vector<std::pair<int64_t, std::string>> old_checkpoints_;
@@ -117,8 +130,11 @@ void Run::set_up_data() {
     if (config_.do_train && rows_.size() == 0) throw InputError(config_.origin("dataset") + ": dataset", "there is no row to train on", "the report above says what became of the rows");
     if (config_.evaluates() && eval_rows_.empty()) throw InputError("eval_dataset", "there is no row to evaluate on", "name eval_dataset, or give val_size");
     if (writes_) export_files_ = export_files(config_, model_, template_, tokens_);
+  });
+  if (config_.do_train) checkpoints_.open();
+  run_on_all_or_fail(group_, [&] {
     if (!config_.do_train) return;
-    const int64_t accumulation = config_.gradient_accumulation_steps;
+    const int64_t accumulation = config_.gradient_accumulation_steps = checkpoints_.adapted_accumulation(rows_.size());
     sampler_.emplace(static_cast<uint64_t>(rows_.size()), config_.per_device_train_batch_size, accumulation, group_.size(), static_cast<uint64_t>(config_.sampler_seed()),
                      !config_.disable_shuffling);
     plan_.emplace(*sampler_, accumulation, config_.num_train_epochs, config_.max_steps);
@@ -158,6 +174,7 @@ EngineOptions Run::engine_options() const {
   e.adamw.epsilon = config_.adam_epsilon;
   e.adamw.weight_decay = config_.weight_decay;
   e.adamw.max_grad_norm = config_.max_grad_norm;
+  e.checkpoints = resumable() && config_.save_strategy != "no";
   e.trained = trained_tensors(config_, model_.config);
   return e;
 }
@@ -165,7 +182,12 @@ EngineOptions Run::engine_options() const {
 void Run::set_up_engine() {
   engine_ = std::make_unique<Engine>(mpi_, group_, model_.config, engine_options(), log_);
   phases_.done("engine");
-  engine_->load_weights(*model_.weights);
+  if (const auto& found = checkpoints_.found()) {
+    run_on_all_or_fail(group_, [&] { check_fits(engine_->manager().layout(), *found); });
+    restore_engine(*engine_, *found, checkpoints_.optimizer_steps());
+  } else {
+    engine_->load_weights(*model_.weights);
+  }
   phases_.done("weights");
   say_what_runs();
 }
@@ -206,10 +228,15 @@ void Run::set_up_output() {
     make_directories(config_.output_dir);
     run_log_.emplace(shape());
     if (!config_.do_train) return;  // evaluation alone leaves what the training wrote
-    if (const std::string earlier = earlier_run(config_.output_dir); !earlier.empty() && !config_.overwrite_output_dir) log_.info(earlier);
-    if (config_.overwrite_output_dir) old_checkpoints_ = checkpoints_in(config_.output_dir);
+    const bool resumes = checkpoints_.found().has_value();
+    if (const std::string earlier = earlier_run(config_.output_dir); !earlier.empty() && !config_.overwrite_output_dir && !resumes) log_.info(earlier);
+    if (config_.overwrite_output_dir && !resumes) old_checkpoints_ = checkpoints_in(config_.output_dir);
     remove_results(config_.output_dir);
-    run_log_->open();
+    if (resumes) {
+      run_log_->restore(checkpoints_.log_state());
+    } else {
+      run_log_->open();
+    }
     write_file_atomically(config_.output_dir + "/resolved_config.yaml", resolved_yaml(config_));
     write_file_atomically(config_.output_dir + "/version.txt", request_.version);
     std::string plan;
@@ -217,13 +244,15 @@ void Run::set_up_output() {
     write_file_atomically(config_.output_dir + "/memory_plan.txt", plan);
   });
   if (config_.evaluates()) evaluator_.emplace(*engine_, std::move(eval_rows_), config_.per_device_eval_batch_size, log_, run_log_ ? &*run_log_ : nullptr);
-  if (config_.do_train && !config_.save_only_model && config_.save_strategy != "no")
-    log_.info("checkpoints between the start and the end are not written by this version; the final model is (save_only_model: true writes models in between)");
+  if (group_.size() > 1) {
+    watchdog_ = std::make_unique<Watchdog>(WatchdogOptions{config_.hang_timeout, config_.output_dir + "/dumps", group_.rank(), group_.size(), mpi_.host()},
+                                           engine_->flight_recorders());
+  }
   phases_.done("output");
   log_.info(phases_.line());
 }
 
-void Run::train() {
+bool Run::train() {
   std::optional<Progress> progress;
   if (log_.speaks()) progress.emplace(log_, parse_progress(config_.progress), mpi_.active(), plan_->total_steps());
   TrainerParts parts{config_, *engine_, log_};
@@ -232,22 +261,57 @@ void Run::train() {
   parts.rows = &rows_;
   parts.sampler = &*sampler_;
   parts.evaluator = evaluator_ ? &*evaluator_ : nullptr;
-  if (config_.save_only_model && config_.save_strategy != "no") parts.save_checkpoint = [this](int64_t step) { save_checkpoint(step); };
+  parts.save_checkpoint = [this](int64_t step, const Json& state) { save_checkpoint(step, state); };
+  parts.between_steps = [this] { checkpoints_.poll(); };
+  parts.stop = &stop_request_;
+  parts.watchdog = watchdog_.get();
   parts.begun_well = [this] { remove_folders(old_checkpoints_); };
   Trainer trainer(std::move(parts), *plan_, *schedule_);
+  if (checkpoints_.found()) trainer.restore(checkpoints_.step(), checkpoints_.trainer_state());
   TrainSummary summary = trainer.train();
+  if (watchdog_) watchdog_->pause(true);  // what follows may take long on a slow disk
+  checkpoints_.finish();
+  if (trainer.stopped()) return false;
   // 6 operations a parameter and token, the embedding's table left out, as transformers estimates it.
   const int64_t table = model_.config.vocab_size * model_.config.hidden_size;
   summary.total_flos = 6.0 * static_cast<double>(summary.tokens) * static_cast<double>(parameter_count(model_.config) - table);
   trainer.evaluate_at(plan_->total_steps());
   if (run_log_) run_log_->finish_training(summary);
+  return true;
+}
+
+// A run whose last step is in a checkpoint and whose outputs are there has nothing to do.
+bool Run::nothing_left() {
+  char done = 0;
+  if (writes_ && plan_ && checkpoints_.found() && checkpoints_.step() >= plan_->total_steps()) {
+    const std::string& dir = config_.output_dir;
+    done = is_regular_file(dir + "/all_results.json") && (is_regular_file(dir + "/model.safetensors") || is_regular_file(dir + "/model.safetensors.index.json"));
+  }
+  group_.broadcast(&done, 1, 0);
+  if (done) {
+    log_.info("the run in " + config_.output_dir + " is finished: step " + std::to_string(checkpoints_.step()) + " of " + std::to_string(plan_->total_steps()) +
+              ", nothing is left to do (overwrite_output_dir: true starts afresh)");
+  }
+  return done != 0;
+}
+
+int Run::stop() {
+  if (run_log_) run_log_->write_state(config_.output_dir);
+  const std::string reason = stop_request_.reason().empty() ? "a request to another rank" : stop_request_.reason();
+  log_.info("stopped on request (" + reason + ")" + (resumable() ? ": a checkpoint is committed, start again to go on" : ": save_only_model leaves nothing to resume from"));
+  return kExitStopped;
 }
 
 void Run::evaluate_only() {
   evaluator_->run(0, 0, std::chrono::duration<double>(Clock::now() - begun_).count(), true);
 }
 
-void Run::save_checkpoint(int64_t step) {
+void Run::save_checkpoint(int64_t step, const Json& trainer_state) {
+  if (resumable()) {
+    const DType compute = config_.bf16 ? DType::bfloat16 : DType::float32;
+    checkpoints_.save(step, *engine_, compute, trainer_state, run_log_ ? &*run_log_ : nullptr, rows_.size(), export_files_);
+    return;
+  }
   const std::string folder = config_.output_dir + "/checkpoint-" + std::to_string(step);
   log_.warn_once("save_only_model: checkpoints are plain Hugging Face folders, from which a run cannot be resumed");
   export_model(*engine_, group_, folder, export_dtype(config_), export_files_);
@@ -272,6 +336,6 @@ void Run::finish() {
 
 }  // namespace
 
-void run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log) { Run(mpi, group, request, log).go(); }
+int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log) { return Run(mpi, group, request, log).go(); }
 
 }  // namespace llmtrain

@@ -19,6 +19,7 @@ struct RunRequest {
   std::string version;             // the block of `llmtrain --version`, kept beside the results
 };
 
-void run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log);
+// kExitDone, or kExitStopped where the run was asked to stop (a signal, max_hours) and left a checkpoint to go on from.
+int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log);
 
 }  // namespace llmtrain

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "core/json.h"
 #include "train/plot.h"
 #include "train/progress.h"
@@ -50,6 +51,7 @@ RunLog::RunLog(RunShape shape) : shape_(std::move(shape)) {}
 void RunLog::open() { log_ = File::create(shape_.output_dir + "/trainer_log.jsonl"); }
 
 void RunLog::append(const std::string& line) {
+  lines_.push_back(line);
   if (log_.fd() < 0) return;  // evaluation alone keeps the log of the training before it
   const std::string text = line + "\n";
   log_.write_at(text.data(), text.size(), log_bytes_);
@@ -111,7 +113,7 @@ void RunLog::best(double metric, int64_t step, const std::string& checkpoint) {
   best_checkpoint_ = checkpoint;
 }
 
-void RunLog::write_state(const std::string& folder) const {
+std::string RunLog::state_text() const {
   Json state;
   state["best_global_step"] = best_step_ ? Json(*best_step_) : Json(nullptr);
   state["best_metric"] = best_metric_ ? Json(*best_metric_) : Json(nullptr);
@@ -134,7 +136,45 @@ void RunLog::write_state(const std::string& folder) const {
   state["train_batch_size"] = shape_.train_batch_size;
   state["trial_name"] = nullptr;
   state["trial_params"] = nullptr;
-  write_json(folder + "/trainer_state.json", state);
+  return dump_json(state, 4) + "\n";
+}
+
+void RunLog::write_state(const std::string& folder) const { write_file_atomically(folder + "/trainer_state.json", state_text()); }
+
+Json RunLog::save() const {
+  Json steps = Json::array(), evaluations = Json::array();
+  for (const StepRecord& r : steps_) steps.push_back({r.step, r.epoch, r.loss, r.grad_norm, r.learning_rate, r.elapsed_seconds, r.tokens});
+  for (const EvalRecord& e : evaluations_) evaluations.push_back({e.prefix, e.step, e.epoch, e.loss, e.seconds, e.rows, e.batches, e.elapsed_seconds});
+  return {{"history", history_}, {"lines", lines_},  {"steps", steps},   {"evaluations", evaluations},
+          {"epoch", epoch_},     {"step", global_step_}, {"tokens", tokens_}};
+}
+
+void RunLog::restore(const Json& saved) {
+  try {
+    history_ = saved.at("history").get<std::vector<std::string>>();
+    lines_ = saved.at("lines").get<std::vector<std::string>>();
+    steps_.clear();
+    for (const Json& r : saved.at("steps")) {
+      steps_.push_back({r.at(0).get<int64_t>(), r.at(1).get<double>(), r.at(2).get<double>(), r.at(3).get<double>(), r.at(4).get<double>(), r.at(5).get<double>(),
+                        r.at(6).get<int64_t>()});
+    }
+    evaluations_.clear();
+    for (const Json& e : saved.at("evaluations")) {
+      evaluations_.push_back({e.at(0).get<std::string>(), e.at(1).get<int64_t>(), e.at(2).get<double>(), e.at(3).get<double>(), e.at(4).get<double>(),
+                              e.at(5).get<int64_t>(), e.at(6).get<int64_t>(), e.at(7).get<double>()});
+      last_evaluation_[evaluations_.back().prefix] = evaluations_.back();
+    }
+    epoch_ = saved.at("epoch").get<double>();
+    global_step_ = saved.at("step").get<int64_t>();
+    tokens_ = saved.at("tokens").get<int64_t>();
+  } catch (const nlohmann::json::exception& e) {
+    throw InputError("checkpoint", std::string("its log history cannot be read: ") + e.what());
+  }
+  std::string text;
+  for (const std::string& line : lines_) text += line + "\n";
+  write_file_atomically(shape_.output_dir + "/trainer_log.jsonl", text);
+  log_ = File::open_for_writing(shape_.output_dir + "/trainer_log.jsonl");
+  log_bytes_ = text.size();
 }
 
 void RunLog::finish_training(const TrainSummary& summary) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/file.h"
+#include "core/json.h"
 
 namespace llmtrain {
 
@@ -62,6 +63,10 @@ class RunLog {
   void finish_training(const TrainSummary& summary);                        // the summary entry and train_results.json
   void write_results(const std::map<std::string, double>& more) const;      // all_results.json (with `more`), eval_results.json
   void write_plots() const;
+  // Everything that has been logged, for a checkpoint, and back: a resumed run's files hold the whole history, one entry a logged step.
+  Json save() const;
+  void restore(const Json& saved);  // rewrites trainer_log.jsonl; InputError where `saved` is not what save() gives
+  std::string state_text() const;   // of trainer_state.json
 
  private:
   void append(const std::string& line);
@@ -70,6 +75,7 @@ class RunLog {
   File log_;
   uint64_t log_bytes_ = 0;
   std::vector<std::string> history_;              // JSON objects
+  std::vector<std::string> lines_;                // of trainer_log.jsonl
   std::vector<StepRecord> steps_;
   std::vector<EvalRecord> evaluations_;
   std::map<std::string, EvalRecord> last_evaluation_;

@@ -36,29 +36,78 @@ Trainer::Trainer(TrainerParts parts, StepPlan plan, Schedule schedule)
   begun_ = logged_at_ = now_seconds();
 }
 
-double Trainer::elapsed() const { return now_seconds() - begun_; }
+double Trainer::elapsed() const { return elapsed_before_ + now_seconds() - begun_; }
+
+// What the next run needs to go on as if nothing had happened. The loss that has not been logged yet is kept rank by rank: added up in another grouping it
+// would round differently.
+Json Trainer::state() {
+  Communicator& communicator = parts_.engine.communicator();
+  std::vector<double> losses(static_cast<size_t>(communicator.size()));
+  communicator.all_gather(&loss_sum_, losses.data(), sizeof loss_sum_);
+  return {{"loss_sums", losses},          {"unreduced_steps", unreduced_steps_},     {"total_loss", total_loss_}, {"tokens", tokens_},
+          {"skipped_in_a_row", skipped_in_a_row_}, {"skipped", skipped_}, {"evaluated_at", evaluated_at_},   {"elapsed_seconds", elapsed()},
+          {"optimizer_steps", parts_.engine.optimizer().steps_done()}};
+}
+
+void Trainer::restore(int64_t step, const Json& state) {
+  try {
+    const auto losses = state.at("loss_sums").get<std::vector<double>>();
+    const auto rank = static_cast<size_t>(parts_.engine.communicator().rank());
+    loss_sum_ = 0;
+    if (losses.size() == static_cast<size_t>(parts_.engine.communicator().size())) {
+      loss_sum_ = losses[rank];
+    } else if (rank == 0) {  // another number of ranks: their sum, once
+      for (const double loss : losses) loss_sum_ += loss;
+    }
+    unreduced_steps_ = state.at("unreduced_steps").get<int64_t>();
+    total_loss_ = state.at("total_loss").get<double>();
+    tokens_ = tokens_logged_ = state.at("tokens").get<int64_t>();
+    skipped_in_a_row_ = state.at("skipped_in_a_row").get<int64_t>();
+    skipped_ = state.at("skipped").get<int64_t>();
+    evaluated_at_ = state.at("evaluated_at").get<int64_t>();
+    elapsed_before_ = state.at("elapsed_seconds").get<double>();
+  } catch (const nlohmann::json::exception& e) {
+    throw InputError("checkpoint", std::string("its trainer state cannot be read: ") + e.what());
+  }
+  done_ = step;
+}
+
+// One answer on all ranks: a signal may have reached only some, and clocks differ.
+bool Trainer::asked_to_stop() {
+  double asked = parts_.stop && parts_.stop->requested() ? 1 : 0;
+  parts_.engine.communicator().all_reduce_max(&asked, 1);
+  return asked > 0;
+}
 
 TrainSummary Trainer::train() {
   begun_ = logged_at_ = now_seconds();
   parts_.engine.reset_times();
-  for (int64_t step = 1; step <= plan_.total_steps(); ++step) {
+  const int64_t first = done_ + 1;
+  for (int64_t step = first; step <= plan_.total_steps() && !stopped_; ++step) {
+    if (parts_.watchdog) parts_.watchdog->progress("training", step);
     const StepOutcome outcome = one_step(step);
-    if (step == 1 && parts_.begun_well) parts_.begun_well();
+    done_ = step;
+    if (step == first && parts_.begun_well) parts_.begun_well();
     if (logging_.at(step, plan_) || (step == 1 && parts_.config.logging_first_step)) {
       log_step(step, outcome);
     } else {
       show(step);
     }
     if (evaluating_.at(step, plan_)) aside([&] { evaluate_at(step); });
-    if (saving_.at(step, plan_)) aside([&] { parts_.save_checkpoint(step); });
+    stopped_ = parts_.stop && asked_to_stop() && step < plan_.total_steps();
+    if (parts_.save_checkpoint && (stopped_ || saving_.at(step, plan_))) {
+      const Json now = state();
+      aside([&] { parts_.save_checkpoint(step, now); });
+    }
+    if (parts_.between_steps) parts_.between_steps();
   }
-  reduce_losses();
+  if (!stopped_) reduce_losses();
   if (parts_.progress) parts_.progress->finish();
   if (skipped_ > 0) parts_.log.warn(std::to_string(skipped_) + " step(s) were skipped because their gradient was not finite");
   TrainSummary summary;
-  summary.step = plan_.total_steps();
-  summary.epoch = plan_.epochs_after(plan_.total_steps());
-  summary.train_loss = total_loss_ / static_cast<double>(plan_.total_steps());
+  summary.step = done_;
+  summary.epoch = plan_.epochs_after(done_);
+  summary.train_loss = total_loss_ / static_cast<double>(std::max<int64_t>(1, done_));
   summary.seconds = elapsed();
   summary.tokens = tokens_;
   summary.rows = static_cast<int64_t>(std::llround(summary.epoch * static_cast<double>(parts_.rows->size())));
@@ -168,7 +217,7 @@ Progress::State Trainer::progress_state(int64_t step) const {
   state.loss = shown_loss_;
   state.elapsed_seconds = elapsed();
   state.tokens_per_second = tokens_per_second_ > 0 ? tokens_per_second_ : static_cast<double>(tokens_) / std::max(1e-9, state.elapsed_seconds);
-  state.remaining_seconds = state.elapsed_seconds / static_cast<double>(step) * static_cast<double>(plan_.total_steps() - step);
+  state.remaining_seconds = state.elapsed_seconds / static_cast<double>(std::max<int64_t>(1, step)) * static_cast<double>(plan_.total_steps() - step);
   return state;
 }
 

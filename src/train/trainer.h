@@ -19,7 +19,10 @@
 #include "train/evaluation.h"
 #include "train/progress.h"
 #include "train/run_log.h"
+#include "comm/watchdog.h"
+#include "core/json.h"
 #include "train/step_plan.h"
+#include "train/stop_request.h"
 
 namespace llmtrain {
 
@@ -45,15 +48,23 @@ struct TrainerParts {
   const RowSet* rows = nullptr;
   const Sampler* sampler = nullptr;
   Evaluator* evaluator = nullptr;        // null: nothing to evaluate on
-  std::function<void(int64_t)> save_checkpoint = nullptr;  // collective; null: nothing is saved between
+  std::function<void(int64_t, const Json&)> save_checkpoint = nullptr;  // collective; with what restore() takes; null: nothing is saved between
+  std::function<void()> between_steps = nullptr;  // collective, after each step: a save that is under way may be committed
+  const StopRequest* stop = nullptr;              // asked at the end of each step
+  Watchdog* watchdog = nullptr;
   std::function<void()> begun_well = nullptr;              // after the first step, once
 };
 
 class Trainer {
  public:
   Trainer(TrainerParts parts, StepPlan plan, Schedule schedule);
-  // All steps. Returns what the summary needs.
+  // All steps that are left. Returns what the summary needs.
   TrainSummary train();
+  // Goes on after the step that `state` (as handed to save_checkpoint) was taken at. Before train().
+  void restore(int64_t step, const Json& state);
+  // train() ended before the last step because it was asked to; a checkpoint was saved where that is possible.
+  bool stopped() const { return stopped_; }
+  int64_t steps_done() const { return done_; }
   // Evaluates at `step` unless that was done already.
   void evaluate_at(int64_t step);
 
@@ -70,6 +81,8 @@ class Trainer {
   void show(int64_t step);
   Progress::State progress_state(int64_t step) const;
   double elapsed() const;
+  Json state();
+  bool asked_to_stop();
 
   TrainerParts parts_;
   StepPlan plan_;
@@ -86,6 +99,9 @@ class Trainer {
   double exposed_ = 0;                  // seconds of waiting for communication that are not in engine.times() any more
   int64_t skipped_in_a_row_ = 0, skipped_ = 0;
   int64_t evaluated_at_ = -1;
+  int64_t done_ = 0;                    // steps
+  double elapsed_before_ = 0;           // seconds of the runs that this one goes on from
+  bool stopped_ = false;
 };
 
 // So many steps in a row without a finite gradient end the run.

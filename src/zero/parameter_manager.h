@@ -1,7 +1,7 @@
 // ParameterManager: ZeRO-3 (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054) as a small explicit state machine over a static schedule.
 //
-// Each rank owns a shard of every unit: the master copy in float32 (trained), the compute-type copy that is gathered, the gradient accumulator. A unit's
-// full weights exist only in one of a fixed number of slots, between acquire() and release(). The order of uses is known before the run
+// Each rank owns a shard of every unit: the master copy in float32 (trained), the compute-type copy that is gathered, the gradient accumulator. A
+// unit's full weights exist only in one of a fixed number of slots, between acquire() and release(). The order of uses is known before the run
 // (begin()), so acquire(i) waits for its own gather and issues those of the next uses; release() frees the slot by event; reduce() starts the
 // reduce-scatter of a unit's gradients into the accumulators. Gathers and reductions run on streams and communicators of their own.
 //
@@ -69,7 +69,8 @@ class ParameterManager {
   // `tensor_begin`; called for each range this rank owns, in order. Masters and compute-type copies are both set.
   using Fill = std::function<void(const ParameterSpec& parameter, int64_t tensor_begin, int64_t count, float* out)>;
   void fill_weights(const Fill& fill);
-  // `read` is called for each range this rank owns, in chunks of at most `chunk` elements, with float32 values (masters, or widened compute-type copies).
+  // `read` is called for each range this rank owns, in chunks of at most `chunk` elements, with float32 values (masters, or widened compute-type
+  // copies).
   using Read = std::function<void(const ParameterSpec& parameter, int64_t tensor_begin, int64_t count, const float* values)>;
   void read_weights(const Read& read, int64_t chunk = 1 << 20) const;
 

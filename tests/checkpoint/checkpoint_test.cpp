@@ -34,7 +34,8 @@ struct Fixture : testing::Test {
   std::string save(int64_t step, bool asynchronous = false, int limit = 0) {
     CheckpointSaver saver({scratch.path(), "run-1", "test build", asynchronous, limit}, small_content(1), solo, log);
     const CheckpointContent content = small_content(1);
-    saver.start(step, [&](ShardImage& image) { fill_image(image, content, 0, step); }, Json{{"sampler", 17}, {"lr", 0.1}}, {{"trainer_state.json", "{}\n"}});
+    saver.start(step, [&](ShardImage& image) { fill_image(image, content, 0, step); }, Json{{"sampler", 17}, {"lr", 0.1}},
+                {{"trainer_state.json", "{}\n"}});
     saver.finish();
     return scratch / ("checkpoint-" + std::to_string(step));
   }

@@ -44,7 +44,10 @@ inline CheckpointContent small_content(int world) {
 // The value of element i of an array: unlike any other place. Frozen values are small whole numbers, exact in bfloat16.
 inline float value_of(int unit, const std::string& array, int64_t i, int64_t step) {
   if (array == "frozen") return static_cast<float>((i * 7 + unit) % 200 - 100);
-  return static_cast<float>(unit * 1000 + step * 100) + static_cast<float>(i) * 0.001f + (array == "adam_m" ? 0.25f : array == "adam_v" ? 0.5f : 0.0f);
+  return static_cast<float>(unit * 1000 + step * 100) + static_cast<float>(i) * 0.001f +
+         (array == "adam_m"   ? 0.25f
+          : array == "adam_v" ? 0.5f
+                              : 0.0f);
 }
 
 inline void fill_image(ShardImage& image, const CheckpointContent& content, int rank, int64_t step) {

@@ -217,7 +217,10 @@ TEST(Config, CombinationsWithoutAMeaningAreRefused) {
   EXPECT_TRUE(has(parse_error("bf16: true\nfp16: true"), "fp16"));
   EXPECT_TRUE(has(parse_error("dataset: a\nval_size: 0.1\neval_dataset: b"), "val_size"));
   EXPECT_TRUE(has(parse_error("dataset: a\nval_size: 1.5"), "whole"));
+  EXPECT_TRUE(has(parse_error("dataset: a\nval_size: 1"), "neither a fraction nor a count"));
   EXPECT_TRUE(has(parse_error("dataset: a,b\nmix_strategy: interleave_under\ninterleave_probs: 0.3"), "1 numbers for 2"));
+  EXPECT_TRUE(has(parse_error("dataset: a,b\nmix_strategy: interleave_under\ninterleave_probs: 0.3,0.3"), "adds up to 0.6"));
+  EXPECT_TRUE(has(parse_error("dataset: a,b\nmix_strategy: interleave_under\ninterleave_probs: 0,1"), "never take a row"));
   EXPECT_TRUE(has(parse_error("dataset: a,b\ninterleave_probs: 0.3,0.7"), "concat"));
   EXPECT_TRUE(has(parse_error("device: cpu\ncommunicator: nccl"), "nccl"));
   EXPECT_TRUE(has(parse_error("disable_gradient_checkpointing: true\nrecompute: full"), "recompute"));

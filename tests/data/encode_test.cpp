@@ -40,7 +40,8 @@ TEST(Templates, ChatTemplatesAreMatchedByTheirMarkers) {
     return t ? t->name : "none";
   };
   EXPECT_EQ(name("{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n'+ m['content'] | trim + '<|eot_id|>' }}"), "llama3");
-  EXPECT_EQ(name("{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n' }} <tool_call>"), "qwen");
+  EXPECT_EQ(name("{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n' }} <tool_call>"),
+            "qwen");
   EXPECT_EQ(name("{{ '<|im_start|>' }} <tool_call> {% if enable_thinking %}<think>"), "qwen3");
   EXPECT_EQ(name("{{ '<|im_start|>' }} <tool_call>"), "qwen3_nothink");
   EXPECT_EQ(name("{{ '<|im_start|>' + role + '\n' }}"), "chatml");
@@ -104,7 +105,8 @@ class Encoding : public ::testing::Test {
 
 TEST_F(Encoding, TrainsAnswersWithTheirEndOnly) {
   EXPECT_EQ(shown("qwen3_nothink", dialogue()),
-            "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n[a1<|im_end|>\n]<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\n[a2<|im_end|>\n]");
+            "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n[a1<|im_end|>\n]<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\n[a2<|im_"
+            "end|>\n]");
   EXPECT_FALSE(cut);
   EXPECT_EQ(shown("llama2", dialogue()), "<|begin|>[INST] q1 [/INST][a1<|im_end|>]<|begin|>[INST] q2 [/INST][a2<|im_end|>]");
 }
@@ -136,8 +138,9 @@ TEST_F(Encoding, MaskHistoryKeepsTheLastTurnsWhenCut) {
 }
 
 TEST_F(Encoding, ReasoningTemplatesAddEmptyThoughts) {
-  EXPECT_EQ(shown("qwen3", dialogue()), "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n[<think>\n\n</think>\n\na1<|im_end|>\n]<|im_start|>user\nq2<|im_end|>\n"
-                                        "<|im_start|>assistant\n[<think>\n\n</think>\n\na2<|im_end|>\n]");
+  EXPECT_EQ(shown("qwen3", dialogue()),
+            "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n[<think>\n\n</think>\n\na1<|im_end|>\n]<|im_start|>user\nq2<|im_end|>\n"
+            "<|im_start|>assistant\n[<think>\n\n</think>\n\na2<|im_end|>\n]");
   Example e = dialogue();
   e.response[0].content = "<think>\nt\n</think>\n\nyes";
   options.enable_thinking = false;
@@ -152,8 +155,9 @@ TEST_F(Encoding, MaskHistoryDropsThoughtsOfEarlierTurns) {
   options.mask_history = true;
   Example e = dialogue();
   e.prompt[1].content = "<think>\nt\n</think>\n\na1";
-  EXPECT_EQ(shown("qwen3", e), "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\n"
-                               "[<think>\n\n</think>\n\na2<|im_end|>\n]");
+  EXPECT_EQ(shown("qwen3", e),
+            "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\n"
+            "[<think>\n\n</think>\n\na2<|im_end|>\n]");
 }
 
 TEST_F(Encoding, RankingsAreOneTurnAndBothAnswersAreCutAlike) {
@@ -173,12 +177,15 @@ TEST_F(Encoding, RankingsAreOneTurnAndBothAnswersAreCutAlike) {
 
 TEST_F(Encoding, FunctionCallsAndObservations) {
   Example e;
-  e.tools = R"([{"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"x": {"type": "number", "enum": ["1"]}}, "required": ["x"]}}])";
+  e.tools =
+      R"([{"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"x": {"type": "number", "enum": ["1"]}}, "required": ["x"]}}])";
   e.prompt = {{Role::user, "q"}, {Role::function, R"({"name": "f", "arguments": {"x": 1.0}})"}, {Role::observation, "3"}};
   e.response = {{Role::assistant, "a"}};
   const std::string qwen = shown("qwen3_nothink", e);
   EXPECT_SAYS(qwen, "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\", \"description\": \"d\"");
-  EXPECT_SAYS(qwen, "[<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1.0}}\n</tool_call><|im_end|>\n]<|im_start|>user\n<tool_response>\n3\n</tool_response>");
+  EXPECT_SAYS(qwen,
+              "[<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": "
+              "1.0}}\n</tool_call><|im_end|>\n]<|im_start|>user\n<tool_response>\n3\n</tool_response>");
   const std::string llama = shown("llama3", e);
   EXPECT_SAYS(llama, "Today Date: 01 Jan 2026\n");
   EXPECT_SAYS(llama, "{\n    \"type\": \"function\",\n    \"function\": {\n        \"name\": \"f\"");
@@ -201,7 +208,8 @@ TEST(Tools, JsonIsRewrittenAsPythonWritesIt) {
 
 TEST(Tools, ThoughtsStayInFrontOfACall) {
   const std::string begin = "<think>\n", end = "\n</think>\n\n";
-  EXPECT_EQ(function_call_text("default", "<think>\nt\n</think>\n\n{\"name\":\"f\",\"arguments\":{}}", begin, end, true), "<think>\nt\n</think>\n\nAction: f\nAction Input: {}");
+  EXPECT_EQ(function_call_text("default", "<think>\nt\n</think>\n\n{\"name\":\"f\",\"arguments\":{}}", begin, end, true),
+            "<think>\nt\n</think>\n\nAction: f\nAction Input: {}");
   EXPECT_EQ(function_call_text("qwen", "so: <tool_call>{\"name\":\"f\",\"arguments\":\"s\"}</tool_call>", begin, end, true),
             "so: <tool_call>\n{\"name\": \"f\", \"arguments\": \"s\"}\n</tool_call>");
   EXPECT_THROW(function_call_text("qwen", "no call", begin, end, true), RowError);

@@ -34,7 +34,8 @@ class Prepare : public ::testing::Test {
   // `n` rows "r<i>" -> "answer <i>", in one file.
   void numbered(int n) {
     std::string rows;
-    for (int i = 0; i < n; ++i) rows += "{\"instruction\":\"r" + std::to_string(i) + "\",\"output\":\"answer " + std::string(static_cast<size_t>(i % 7), 'x') + "\"}\n";
+    for (int i = 0; i < n; ++i)
+      rows += "{\"instruction\":\"r" + std::to_string(i) + "\",\"output\":\"answer " + std::string(static_cast<size_t>(i % 7), 'x') + "\"}\n";
     dataset(R"({"d": {"file_name": "d.jsonl"}})", "d.jsonl", rows);
   }
   Dataset prepare() {
@@ -55,7 +56,8 @@ TEST_F(Prepare, AlpacaRowsWithHistoryAndTheColumnsTrap) {
   const std::string row = R"([{"instruction": "i", "input": "n", "output": "o", "system": "S", "history": [["a", "b"]]}])";
   dataset(R"({"d": {"file_name": "d.json"}})", "d.json", row);
   EXPECT_EQ(text(prepare().train.row(0)), "i\nno");  // history and system are not default columns
-  dataset(R"({"d": {"file_name": "d.json", "columns": {"prompt": "instruction", "response": "output", "history": "history", "system": "system"}}})", "d.json", row);
+  dataset(R"({"d": {"file_name": "d.json", "columns": {"prompt": "instruction", "response": "output", "history": "history", "system": "system"}}})",
+          "d.json", row);
   const Dataset all = prepare();
   EXPECT_EQ(text(all.train.row(0)), "Sabio");  // query is not listed, so it is absent
   EXPECT_EQ(all.train.trained_tokens(0), 2u);
@@ -134,7 +136,8 @@ TEST_F(Prepare, PretrainingBlocksDropTheRemainderAndPadsCarryNoLoss) {
 }
 
 TEST_F(Prepare, PacksAreFilledWithPadsInTheGoldenLines) {
-  dataset(R"({"d": {"file_name": "d.jsonl"}})", "d.jsonl", "{\"instruction\":\"q\",\"output\":\"aa\"}\n{\"instruction\":\"q\",\"output\":\"bbbb\"}\n");
+  dataset(R"({"d": {"file_name": "d.jsonl"}})", "d.jsonl",
+          "{\"instruction\":\"q\",\"output\":\"aa\"}\n{\"instruction\":\"q\",\"output\":\"bbbb\"}\n");
   options.neat_packing = true;
   options.cutoff_len = 10;
   const Dataset data = prepare();
@@ -334,9 +337,11 @@ TEST_F(Prepare, ValidationRowsAreHeldOutOnce) {
 }
 
 TEST_F(Prepare, SamplesMixesAndEvaluationSets) {
-  write_text(scratch / "data/a.jsonl", "{\"instruction\":\"a\",\"output\":\"0\"}\n{\"instruction\":\"a\",\"output\":\"1\"}\n{\"instruction\":\"a\",\"output\":\"2\"}\n");
+  write_text(scratch / "data/a.jsonl",
+             "{\"instruction\":\"a\",\"output\":\"0\"}\n{\"instruction\":\"a\",\"output\":\"1\"}\n{\"instruction\":\"a\",\"output\":\"2\"}\n");
   write_text(scratch / "data/b.csv", "instruction,output\nb,0\nb,1\n");
-  write_text(scratch / "data/dataset_info.json", R"({"a": {"file_name": "a.jsonl"}, "b": {"file_name": "b.csv"}, "a5": {"file_name": "a.jsonl", "num_samples": 5}})");
+  write_text(scratch / "data/dataset_info.json",
+             R"({"a": {"file_name": "a.jsonl"}, "b": {"file_name": "b.csv"}, "a5": {"file_name": "a.jsonl", "num_samples": 5}})");
   const auto all = [&](const TokenStore& s) {
     std::string t;
     for (size_t i = 0; i < s.size(); ++i) t += text(s.row(i)) + " ";
@@ -382,7 +387,7 @@ TEST_F(Prepare, WrongDatasetInfoIsRefusedByName) {
   EXPECT_SAYS(with("{"), "dataset_info.json: broken JSON");
   EXPECT_SAYS(with("[]"), "is not a JSON object");
   EXPECT_SAYS(with(R"({"dd": {"file_name": "d.jsonl"}})"), "did you mean dd?");
-  EXPECT_SAYS(with(R"({"d": {"hf_hub_url": "org/name"}})"), "huggingface-cli download");
+  EXPECT_SAYS(with(R"({"d": {"hf_hub_url": "org/name"}})"), "hf download");
   EXPECT_SAYS(with(R"({"d": {"file_name": "none.json"}})"), "none.json: no such file");
   EXPECT_SAYS(with(R"({"d": {"file_name": "/dev/zero"}})"), "is not a regular file");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "formatting": "alpacca"}})"), "unknown formatting");
@@ -392,7 +397,8 @@ TEST_F(Prepare, WrongDatasetInfoIsRefusedByName) {
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "split": "test"}})"), "split");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "num_samples": -1}})"), "num_samples");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl"}, "d": {}})"), "stands twice");
-  EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "columns": {"prompt": "question", "response": "output"}}})"), "no row has the column \"question\"");
+  EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "columns": {"prompt": "question", "response": "output"}}})"),
+              "no row has the column \"question\"");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "formatting": "sharegpt"}})"), "no row has the column \"conversations\"");
 }
 

@@ -65,6 +65,9 @@ TEST_F(Rows, CsvQuotesAndMissingCells) {
   EXPECT_SAYS(refused("b.csv", "text\na,b\n"), "b.csv: row 1: has 2 cells");
   EXPECT_SAYS(refused("c.csv", "text\n\"a\n"), "a quote is never closed");
   EXPECT_SAYS(refused("d.csv", "text,text\n"), "twice");
+  std::string wide;  // comparing each name with each other one takes minutes
+  for (int i = 0; i < 200000; ++i) wide += "c" + std::to_string(i) + ",";
+  EXPECT_SAYS(refused("e.csv", wide + "c7\n"), "names the column \"c7\" twice");
 }
 
 TEST_F(Rows, BrokenRowsNameFileAndRow) {

@@ -215,6 +215,27 @@ TEST(TiktokenModel, BrokenLinesAreRefusedWithTheirNumber) {
 
 // --- tokenizer_config.json
 
+// Llama 3 names no add_bos_token: its post_processor puts the BOS before a text.
+TEST(TokenizerConfig, BosBeforeATextAsThePostProcessorHasIt) {
+  const ScratchFolder folder;
+  Json json = small();
+  json["post_processor"] = Json::parse(R"({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}]})");
+  const auto adds_bos = [&](const std::string& config) {
+    write(folder / "tokenizer.json", dump_json(json));
+    write(folder / "tokenizer_config.json", config);
+    return Tokenizer::load(folder.path()).add_bos_token();
+  };
+  EXPECT_TRUE(adds_bos(R"({"bos_token": "<s>"})"));
+  EXPECT_TRUE(adds_bos(R"({"bos_token": "<s>", "add_bos_token": false, "tokenizer_class": "PreTrainedTokenizerFast"})"));
+  EXPECT_FALSE(adds_bos(R"({"bos_token": "<s>", "add_bos_token": false, "tokenizer_class": "LlamaTokenizer"})"));
+  EXPECT_FALSE(adds_bos(R"({"bos_token": "</s>"})"));
+  for (const char* odd : {R"({"type": "TemplateProcessing", "single": [7]})", R"({"type": "Sequence", "processors": {}})", "[]"}) {
+    json["post_processor"] = Json::parse(odd);
+    EXPECT_FALSE(adds_bos(R"({"bos_token": "<s>"})")) << odd;
+  }
+}
+
 TEST(TokenizerConfig, SpecialTokensTemplatesAndAddedTokens) {
   const ScratchFolder folder;
   write(folder / "tokenizer.json", dump_json(small()));

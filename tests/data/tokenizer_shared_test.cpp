@@ -29,8 +29,8 @@ std::vector<int32_t> encode(const Tokenizer& tokenizer, std::string_view text) {
 
 // Texts of all kinds without a file: words, scripts, spaces, markers of the tokenizers.
 std::string random_text(std::mt19937& random) {
-  static const char* const parts[] = {"the ", "  ", "\n", "it's ", "123", "naïve", "海上的风", "привет ", "<s>", "</s>", "\u2581", "e\u0301", "👍🏽",
-      "x = y;\n\t", "aaaa", "—", " . ", "\u00a0", "한국어"};
+  static const char* const parts[] = {"the ",   "  ",      "\n",       "it's ",      "123",  "naïve", "海上的风", "привет ", "<s>",   "</s>",
+                                      "\u2581", "e\u0301", "👍🏽", "x = y;\n\t", "aaaa", "—",     " . ",      "\u00a0",  "한국어"};
   std::string text;
   for (unsigned n = 1 + random() % 12; n > 0; --n) {
     if (random() % 4) text += parts[random() % std::size(parts)];

@@ -41,7 +41,8 @@ TEST(Schedules, EveryStepOfEveryTypeEqualsTransformers) {
     const Schedule schedule = Schedule::make(options_of(g));
     for (size_t i = 0; i < g.rates.size(); ++i) {
       // Both are double arithmetic in the same order; only cos and pow of two libraries may differ, by an ulp or two of a value up to learning_rate.
-      EXPECT_NEAR(schedule.rate(static_cast<int64_t>(i) + 1), g.rates[i], 1e-12 * g.learning_rate) << g.type << " warm-up " << g.warmup << " step " << i + 1;
+      EXPECT_NEAR(schedule.rate(static_cast<int64_t>(i) + 1), g.rates[i], 1e-12 * g.learning_rate)
+          << g.type << " warm-up " << g.warmup << " step " << i + 1;
     }
   }
 }

@@ -165,7 +165,8 @@ TEST(Progress, KindIsCheckedByName) {
 
 TEST(OutputDir, FindsAndKeepsTheNewestCheckpoints) {
   const ScratchFolder folder;
-  for (const char* name : {"checkpoint-5", "checkpoint-10", "checkpoint-100", "checkpoint-x", "checkpoint-7b", "other"}) std::filesystem::create_directory(folder / name);
+  for (const char* name : {"checkpoint-5", "checkpoint-10", "checkpoint-100", "checkpoint-x", "checkpoint-7b", "other"})
+    std::filesystem::create_directory(folder / name);
   std::ofstream(folder / "checkpoint-3") << "a file, not a folder";
   const auto found = checkpoints_in(folder.path());
   ASSERT_EQ(found.size(), 3u);

@@ -16,10 +16,20 @@ namespace llmtrain {
 namespace {
 
 ModelConfig small_model() {
-  const Json json = {{"model_type", "llama"},     {"architectures", {"LlamaForCausalLM"}}, {"vocab_size", 64},           {"hidden_size", 16},
-                     {"intermediate_size", 24},   {"num_hidden_layers", 3},                {"num_attention_heads", 4},   {"num_key_value_heads", 2},
-                     {"max_position_embeddings", 64}, {"rms_norm_eps", 1e-5},              {"hidden_act", "silu"},       {"tie_word_embeddings", false},
-                     {"attention_bias", true},    {"initializer_range", 0.05}};
+  const Json json = {{"model_type", "llama"},
+                     {"architectures", {"LlamaForCausalLM"}},
+                     {"vocab_size", 64},
+                     {"hidden_size", 16},
+                     {"intermediate_size", 24},
+                     {"num_hidden_layers", 3},
+                     {"num_attention_heads", 4},
+                     {"num_key_value_heads", 2},
+                     {"max_position_embeddings", 64},
+                     {"rms_norm_eps", 1e-5},
+                     {"hidden_act", "silu"},
+                     {"tie_word_embeddings", false},
+                     {"attention_bias", true},
+                     {"initializer_range", 0.05}};
   return parse_model_config(json, "test");
 }
 
@@ -83,7 +93,8 @@ std::set<std::string> chosen(const FreezeChoice& choice) {
 }
 
 TEST(Freeze, TakesTheLastBlocksOrTheFirstWhenNegative) {
-  for (const std::string& name : chosen({2, {"all"}, {}})) EXPECT_TRUE(name.find("layers.1.") != std::string::npos || name.find("layers.2.") != std::string::npos) << name;
+  for (const std::string& name : chosen({2, {"all"}, {}}))
+    EXPECT_TRUE(name.find("layers.1.") != std::string::npos || name.find("layers.2.") != std::string::npos) << name;
   for (const std::string& name : chosen({-1, {"all"}, {}})) EXPECT_NE(name.find("layers.0."), std::string::npos) << name;
   EXPECT_EQ(chosen({100, {"all"}, {}}).size(), chosen({3, {"all"}, {}}).size());
   EXPECT_EQ(chosen({2, {"all"}, {}}).size(), 2 * chosen({1, {"all"}, {}}).size());

@@ -21,10 +21,12 @@ float value_at(const std::string& tensor, int64_t element, uint32_t salt) {
 }
 
 const std::vector<UnitSpec>& units() {
-  static const std::vector<UnitSpec> all = {{"embedding", {{"embed", {37, 8}, true, true}}},
-          {"layer 0", {{"a.norm", {8}, true, false}, {"a.weight", {24, 8}, true, true}, {"a.bias", {24}, true, false}, {"b.weight", {8, 24}, true, true}}},
-          {"frozen", {{"f.weight", {5, 7}, false, true}}},
-          {"head", {{"norm", {8}, true, false}, {"head", {37, 8}, true, true}}}};
+  static const std::vector<UnitSpec> all = {
+      {"embedding", {{"embed", {37, 8}, true, true}}},
+      {"layer 0",
+       {{"a.norm", {8}, true, false}, {"a.weight", {24, 8}, true, true}, {"a.bias", {24}, true, false}, {"b.weight", {8, 24}, true, true}}},
+      {"frozen", {{"f.weight", {5, 7}, false, true}}},
+      {"head", {{"norm", {8}, true, false}, {"head", {37, 8}, true, true}}}};
   return all;
 }
 
@@ -117,14 +119,17 @@ void check_three_steps(float size, DType compute) {
     scales.push_back(std::min(1.0, 1.0 / (norm + 1e-6)));
     for (int u : {0, 1, 3})
       for (const OwnedRange& range : machine.manager->layout().owned(u, true, machine.group->rank()))
-        for (int64_t i = 0; i < range.count; ++i) ASSERT_EQ(machine.manager->gradient(u).as<float>()[range.shard_begin + i], 0.0f) << "gradients are zeroed";
+        for (int64_t i = 0; i < range.count; ++i)
+          ASSERT_EQ(machine.manager->gradient(u).as<float>()[range.shard_begin + i], 0.0f) << "gradients are zeroed";
   }
   machine.manager->read_weights([&](const ParameterSpec& p, int64_t begin, int64_t count, const float* values) {
     for (int64_t i = 0; i < count; ++i) {
       const double want = p.trained ? expected_weight(p, begin + i, o, lr, scales, size) : value_at(p.name, begin + i, 0);
       // Weights are up to 1 and three steps move them by up to 0.03: float32 rounds each of ~10 operations a step by 2^-24 of the value. A frozen
       // weight is only kept in the compute type.
-      const double tolerance = p.trained ? 3 * 10 * std::ldexp(1.0, -24) * (std::abs(want) + 0.03) : compute == DType::float32 ? 0 : std::ldexp(std::abs(want), -8);
+      const double tolerance = p.trained                   ? 3 * 10 * std::ldexp(1.0, -24) * (std::abs(want) + 0.03)
+                               : compute == DType::float32 ? 0
+                                                           : std::ldexp(std::abs(want), -8);
       ASSERT_NEAR(values[i], want, tolerance) << p.name << " " << begin + i;
     }
   });

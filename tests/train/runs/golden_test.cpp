@@ -39,7 +39,8 @@ TEST_P(GoldenRun, EveryStepIsWithinTolerance) {
   options.environment = c.environment;
   const RunOutcome outcome = run_llmtrain(words, options);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  // LLaMA-Factory differs from itself by 2e-7 between one and two ranks; the bounds are a hundred times that, and for bfloat16 what its rounding does.
+  // LLaMA-Factory differs from itself by 2e-7 between one and two ranks; the bounds are a hundred times that, and for bfloat16 what its rounding
+  // does.
   Tolerances tolerances;
   tolerances.epochs = c.epochs;
   if (std::string(c.run).find("bf16") != std::string::npos) tolerances.loss = 5e-4, tolerances.norm = 1e-2;
@@ -54,19 +55,24 @@ std::string name_of_case(const testing::TestParamInfo<Case>& info) { return info
 const std::vector<std::string> kHalfBatch{"per_device_train_batch_size=2"}, kNoAccumulation{"gradient_accumulation_steps=1"};
 
 INSTANTIATE_TEST_SUITE_P(OneRank, GoldenRun,
-                         testing::Values(Case{"full_cosine", "llama-full-cosine", 1, {}}, Case{"full_uneven", "llama-full-uneven", 1, {}}, Case{"full_bf16", "llama-full-bf16", 1, {}},
-                                         Case{"packing", "llama-packing", 1, {}}, Case{"neat_packing", "llama-neat_packing", 1, {}}, Case{"pt", "llama-pt", 1, {}},
-                                         Case{"eval", "llama-eval", 1, {}}, Case{"freeze", "llama-freeze", 1, {}}, Case{"phi3", "phi3-full-sharegpt", 1, {}},
-                                         Case{"qwen2_mask_history", "qwen2-mask_history", 1, {}}, Case{"qwen2_clip", "qwen2-clip-cosine_min", 1, {}}),
+                         testing::Values(Case{"full_cosine", "llama-full-cosine", 1, {}}, Case{"full_uneven", "llama-full-uneven", 1, {}},
+                                         Case{"full_bf16", "llama-full-bf16", 1, {}}, Case{"packing", "llama-packing", 1, {}},
+                                         Case{"neat_packing", "llama-neat_packing", 1, {}}, Case{"pt", "llama-pt", 1, {}},
+                                         Case{"eval", "llama-eval", 1, {}}, Case{"freeze", "llama-freeze", 1, {}},
+                                         Case{"phi3", "phi3-full-sharegpt", 1, {}}, Case{"qwen2_mask_history", "qwen2-mask_history", 1, {}},
+                                         Case{"qwen2_clip", "qwen2-clip-cosine_min", 1, {}}),
                          name_of_case);
 
 // The same global batches over two ranks.
 INSTANTIATE_TEST_SUITE_P(TwoRanks, GoldenRun,
-                         testing::Values(Case{"full_2ranks", "llama-full-2ranks", 2, {}}, Case{"full_cosine", "llama-full-cosine", 2, kNoAccumulation},
-                                         Case{"full_uneven", "llama-full-uneven", 2, kHalfBatch}, Case{"full_bf16", "llama-full-bf16", 2, kNoAccumulation},
-                                         Case{"packing", "llama-packing", 2, kHalfBatch}, Case{"neat_packing", "llama-neat_packing", 2, kHalfBatch},
-                                         Case{"pt", "llama-pt", 2, kHalfBatch}, Case{"eval", "llama-eval", 2, kHalfBatch}, Case{"freeze", "llama-freeze", 2, kHalfBatch},
-                                         Case{"phi3", "phi3-full-sharegpt", 2, {"per_device_train_batch_size=1"}}, Case{"qwen2_clip", "qwen2-clip-cosine_min", 2, kHalfBatch}),
+                         testing::Values(Case{"full_2ranks", "llama-full-2ranks", 2, {}},
+                                         Case{"full_cosine", "llama-full-cosine", 2, kNoAccumulation},
+                                         Case{"full_uneven", "llama-full-uneven", 2, kHalfBatch},
+                                         Case{"full_bf16", "llama-full-bf16", 2, kNoAccumulation}, Case{"packing", "llama-packing", 2, kHalfBatch},
+                                         Case{"neat_packing", "llama-neat_packing", 2, kHalfBatch}, Case{"pt", "llama-pt", 2, kHalfBatch},
+                                         Case{"eval", "llama-eval", 2, kHalfBatch}, Case{"freeze", "llama-freeze", 2, kHalfBatch},
+                                         Case{"phi3", "phi3-full-sharegpt", 2, {"per_device_train_batch_size=1"}},
+                                         Case{"qwen2_clip", "qwen2-clip-cosine_min", 2, kHalfBatch}),
                          name_of_case);
 
 // Twelve rows a step (llama-full-uneven, whose last step has fewer), and four ranks as one node of four, two of two and four of one.
@@ -80,7 +86,9 @@ INSTANTIATE_TEST_SUITE_P(ManyRanks, GoldenRun,
 
 // A processor without bfloat16: oneDNN and the vector code held down to AVX2.
 INSTANTIATE_TEST_SUITE_P(Avx2, GoldenRun,
-                         testing::Values(Case{"full_bf16", "llama-full-bf16", 1, {}, true, {{"ONEDNN_MAX_CPU_ISA", "AVX2"}, {"LLMTRAIN_MAX_ISA", "avx2"}}}), name_of_case);
+                         testing::Values(Case{
+                             "full_bf16", "llama-full-bf16", 1, {}, true, {{"ONEDNN_MAX_CPU_ISA", "AVX2"}, {"LLMTRAIN_MAX_ISA", "avx2"}}}),
+                         name_of_case);
 
 }  // namespace
 }  // namespace llmtrain

@@ -5,7 +5,8 @@
 namespace llmtrain::testing_support {
 namespace {
 
-constexpr const char* kConfig = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 80,
+constexpr const char* kConfig =
+    R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 80,
  "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
  "hidden_act": "silu", "tie_word_embeddings": false, "initializer_range": 0.05})";
 
@@ -35,7 +36,8 @@ std::string rows() {
   std::string text = "[";
   for (int i = 0; i < 36; ++i) {
     const std::string extra(static_cast<size_t>(i % 5), '!');  // rows of different lengths
-    text += std::string(i ? ",\n" : "") + R"({"instruction": "What colour is )" + things[i % 12] + "?" + extra + R"(", "input": "", "output": "It is )" + colours[i % 12] + R"(."})";
+    text += std::string(i ? ",\n" : "") + R"({"instruction": "What colour is )" + things[i % 12] + "?" + extra +
+            R"(", "input": "", "output": "It is )" + colours[i % 12] + R"(."})";
   }
   return text + "]";
 }
@@ -56,7 +58,8 @@ OwnModel::OwnModel() {
   if (outcome.exit_code != 0) throw std::runtime_error("llmtrain init failed: " + outcome.err);
 }
 
-RunOutcome OwnModel::train(const std::string& output, int ranks, std::vector<std::string> overrides, const std::map<std::string, std::string>& environment) const {
+RunOutcome OwnModel::train(const std::string& output, int ranks, std::vector<std::string> overrides,
+                           const std::map<std::string, std::string>& environment) const {
   std::vector<std::string> words{"--config", "train.yaml", "output_dir=" + output};
   words.insert(words.end(), overrides.begin(), overrides.end());
   RunOptions options;

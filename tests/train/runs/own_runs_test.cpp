@@ -29,8 +29,9 @@ TEST(OwnRun, LearnsWritesEverythingAndAnswers) {
   const RunOutcome run = own().train("learned", 2, {"plot_loss=true", "val_size=4", "eval_strategy=epoch", "num_train_epochs=24", "logging_steps=5"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const std::string out = own().output("learned");
-  for (const char* name : {"trainer_log.jsonl", "trainer_state.json", "train_results.json", "eval_results.json", "all_results.json", "training_loss.png", "training_eval_loss.png", "config.json",
-                           "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "resolved_config.yaml", "version.txt", "memory_plan.txt"})
+  for (const char* name : {"trainer_log.jsonl", "trainer_state.json", "train_results.json", "eval_results.json", "all_results.json",
+                           "training_loss.png", "training_eval_loss.png", "config.json", "generation_config.json", "model.safetensors",
+                           "tokenizer.json", "tokenizer_config.json", "resolved_config.yaml", "version.txt", "memory_plan.txt"})
     EXPECT_TRUE(std::filesystem::is_regular_file(out + "/" + name)) << name;
   for (const auto& entry : std::filesystem::directory_iterator(out)) EXPECT_FALSE(entry.path().string().ends_with(".tmp")) << entry.path();
   const auto losses = logged(out, "loss");
@@ -42,7 +43,8 @@ TEST(OwnRun, LearnsWritesEverythingAndAnswers) {
     RunOptions options;
     options.ranks = ranks;
     options.folder = own().path();
-    const RunOutcome said = run_llmtrain({"generate", "--model", "learned", "--template", "llama3", "--prompt", "What colour is the sky?", "--max-new-tokens", "16"}, options);
+    const RunOutcome said = run_llmtrain(
+        {"generate", "--model", "learned", "--template", "llama3", "--prompt", "What colour is the sky?", "--max-new-tokens", "16"}, options);
     ASSERT_EQ(said.exit_code, 0) << said.err;
     EXPECT_EQ(said.out, "It is blue.\n") << ranks;
     options.input = "What colour is grass?\n";
@@ -65,7 +67,8 @@ TEST(OwnRun, TheSameGlobalBatchGivesTheSameNumbersOnOneToFourRanks) {
     ASSERT_EQ(run.exit_code, 0) << run.err;
     // Sums of float32 products in another order: some 1e-7 a step, and Adam's division by sqrt(v) carries it from step to step.
     for (const auto& [step, loss] : logged(own().output(name), "loss")) EXPECT_NEAR(loss, losses.at(step), 2e-5 * loss) << name << " step " << step;
-    for (const auto& [step, norm] : logged(own().output(name), "grad_norm")) EXPECT_NEAR(norm, norms.at(step), 2e-4 * norm) << name << " step " << step;
+    for (const auto& [step, norm] : logged(own().output(name), "grad_norm"))
+      EXPECT_NEAR(norm, norms.at(step), 2e-4 * norm) << name << " step " << step;
   }
 }
 
@@ -81,7 +84,9 @@ TEST(OwnRun, PrefetchOverlapAndRecomputeAreBitwiseEqual) {
           // bfloat16: each setting once; float32: all combinations.
           if (!plain && (depth[0] == '1') + (overlap == std::string("off")) + (recompute == std::string("none")) < 2) continue;
           std::vector<std::string> words = common;
-          for (const std::string& word : {std::string("prefetch_depth=") + depth, std::string("overlap=") + overlap, std::string("recompute=") + recompute}) words.push_back(word);
+          for (const std::string& word :
+               {std::string("prefetch_depth=") + depth, std::string("overlap=") + overlap, std::string("recompute=") + recompute})
+            words.push_back(word);
           const RunOutcome run = own().train("bits", 2, words);
           ASSERT_EQ(run.exit_code, 0) << run.err;
           const std::string bits = bits_of_run(own().output("bits"));
@@ -108,7 +113,8 @@ TEST(OwnRun, EvaluationAloneGivesTheLossThatTrainingLogged) {
   ASSERT_EQ(own().train("evaluated", 2, {"val_size=7", "per_device_eval_batch_size=2", "eval_strategy=epoch", "num_train_epochs=1"}).exit_code, 0);
   const double logged_loss = logged(own().output("evaluated"), "eval_loss").rbegin()->second;
   for (const int ranks : {1, 3}) {
-    const RunOutcome run = own().train("only_eval", ranks, {"model_name_or_path=evaluated", "do_train=false", "do_eval=true", "val_size=7", "per_device_eval_batch_size=2"});
+    const RunOutcome run = own().train(
+        "only_eval", ranks, {"model_name_or_path=evaluated", "do_train=false", "do_eval=true", "val_size=7", "per_device_eval_batch_size=2"});
     ASSERT_EQ(run.exit_code, 0) << run.err;
     const Json results = parse_json_file(own().output("only_eval") + "/eval_results.json");
     EXPECT_NEAR(results["eval_loss"].get<double>(), logged_loss, 1e-6 * logged_loss) << ranks;
@@ -136,8 +142,8 @@ TEST(OwnRun, APlanThatDoesNotFitIsRefusedWithTheTable) {
 }
 
 TEST(OwnRun, SavedModelsAreWholeAndTheLimitHolds) {
-  const RunOutcome run =
-      own().train("saved", 2, {"save_strategy=steps", "save_steps=2", "save_only_model=true", "save_total_limit=2", "max_steps=7", "overwrite_output_dir=true"});
+  const RunOutcome run = own().train(
+      "saved", 2, {"save_strategy=steps", "save_steps=2", "save_only_model=true", "save_total_limit=2", "max_steps=7", "overwrite_output_dir=true"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(own().output("saved")))
@@ -166,7 +172,8 @@ TEST(OwnRun, FrozenTensorsStayAsTheyWere) {
   int changed = 0, same = 0;
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") continue;
-    const uint64_t begin = 8 + header_bytes + entry["data_offsets"][0].get<uint64_t>(), end = 8 + header_bytes + entry["data_offsets"][1].get<uint64_t>();
+    const uint64_t begin = 8 + header_bytes + entry["data_offsets"][0].get<uint64_t>(),
+                   end = 8 + header_bytes + entry["data_offsets"][1].get<uint64_t>();
     const bool equal = before.compare(begin, end - begin, after, begin, end - begin) == 0;
     const bool trained = name.find("layers.2.") != std::string::npos;
     EXPECT_EQ(equal, !trained) << name;
@@ -178,7 +185,8 @@ TEST(OwnRun, FrozenTensorsStayAsTheyWere) {
 
 TEST(OwnRun, StepsWithoutAFiniteGradientAreSkippedAndTooManyEndTheRun) {
   // A learning rate that throws every weight far away: from the second step on nothing is finite.
-  const RunOutcome run = own().train("exploding", 2, {"learning_rate=1000000", "lr_scheduler_type=constant", "max_grad_norm=0", "weight_decay=1", "num_train_epochs=50"});
+  const RunOutcome run = own().train(
+      "exploding", 2, {"learning_rate=1000000", "lr_scheduler_type=constant", "max_grad_norm=0", "weight_decay=1", "num_train_epochs=50"});
   EXPECT_NE(run.exit_code, 0);
   EXPECT_NE(run.exit_code, 2);
   EXPECT_GE(count_of(run.err, "the step is skipped"), 1u) << run.err;
@@ -207,7 +215,8 @@ TEST(OwnRun, DataCommandWritesTheRowsThatWillBeTrainedAndNothingElse) {
     RunOptions options;
     options.ranks = ranks;
     options.folder = own().path();
-    const RunOutcome run = run_llmtrain({"data", "--config", "train.yaml", "output_dir=" + out.path(), "--out", out / "rows.jsonl", "--json"}, options);
+    const RunOutcome run =
+        run_llmtrain({"data", "--config", "train.yaml", "output_dir=" + out.path(), "--out", out / "rows.jsonl", "--json"}, options);
     ASSERT_EQ(run.exit_code, 0) << run.err;
     EXPECT_EQ(parse_json(run.out, "stdout")["stores"][0]["rows"], 36);
     const std::string rows = read_file(out / "rows.jsonl");
@@ -226,10 +235,12 @@ TEST(OwnRun, BenchReportsTheKeysThatScriptsUse) {
   ASSERT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(count_of(run.out, "\n"), 1u) << "one line";
   const Json json = parse_json(run.out, "stdout");
-  for (const char* key : {"tokens_per_second", "seconds_per_step", "peak_rss_mib", "params", "world", "losses"}) EXPECT_TRUE(json.contains(key)) << key;
+  for (const char* key : {"tokens_per_second", "seconds_per_step", "peak_rss_mib", "params", "world", "losses"})
+    EXPECT_TRUE(json.contains(key)) << key;
   EXPECT_EQ(json["world"], 2);
   EXPECT_EQ(json["losses"].size(), 4u);
-  EXPECT_NEAR(json["losses"][0].get<double>(), std::log(320.0), 0.3) << "random tokens, random weights: the loss is about the logarithm of the vocabulary";
+  EXPECT_NEAR(json["losses"][0].get<double>(), std::log(320.0), 0.3)
+      << "random tokens, random weights: the loss is about the logarithm of the vocabulary";
 }
 
 }  // namespace

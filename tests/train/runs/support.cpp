@@ -106,8 +106,8 @@ Comparison compare_run(const std::string& expected_json, const std::string& outp
       result.worst[key] = std::isnan(difference) ? difference : std::max(result.worst[key], difference);
       if (!(difference <= tolerance) && result.first_out.empty()) {  // NaN is out of tolerance
         char text[200];
-        std::snprintf(text, sizeof text, "step %lld: %s is %.9g, expected %.9g (relative %.2g, tolerance %.0e)", static_cast<long long>(step), key.c_str(), have, want,
-                      difference, tolerance);
+        std::snprintf(text, sizeof text, "step %lld: %s is %.9g, expected %.9g (relative %.2g, tolerance %.0e)", static_cast<long long>(step),
+                      key.c_str(), have, want, difference, tolerance);
         result.first_out = text;
       }
     }

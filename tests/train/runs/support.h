@@ -29,8 +29,8 @@ struct RunOutcome {
 // `llmtrain` with these words.
 RunOutcome run_llmtrain(const std::vector<std::string>& words, const RunOptions& options);
 
-// A folder that looks like shared/compat, with everything linked; a tokenizer file that a copy of the data turned from a link into its text is linked to
-// what it names. Removed at the end.
+// A folder that looks like shared/compat, with everything linked; a tokenizer file that a copy of the data turned from a link into its text is linked
+// to what it names. Removed at the end.
 class CompatFolder {
  public:
   CompatFolder();
@@ -40,7 +40,8 @@ class CompatFolder {
   ScratchFolder scratch_;
 };
 
-// The worst relative differences of a run from a golden one, by the rules of shared/tools/compare_run.py, and the first value out of tolerance ("" = none).
+// The worst relative differences of a run from a golden one, by the rules of shared/tools/compare_run.py, and the first value out of tolerance ("" =
+// none).
 struct Comparison {
   std::map<std::string, double> worst;
   std::string first_out;
@@ -52,7 +53,8 @@ struct Tolerances {
 };
 Comparison compare_run(const std::string& expected_json, const std::string& output_dir, const Tolerances& tolerances);
 
-// loss and grad_norm of each logged step as written (all digits), and the bytes of the exported weights: equal only if two runs are equal bit for bit.
+// loss and grad_norm of each logged step as written (all digits), and the bytes of the exported weights: equal only if two runs are equal bit for
+// bit.
 std::string bits_of_run(const std::string& output_dir);
 
 // The logged values of one key by step.

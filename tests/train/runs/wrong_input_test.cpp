@@ -53,10 +53,12 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Wrong{"misspelt_key", {"learning_rat=1e-3"}, "learning_rate"}, Wrong{"wrong_type", {"num_train_epochs=many"}, "num_train_epochs"},
                     Wrong{"negative_length", {"cutoff_len=-5"}, "cutoff_len"}, Wrong{"unsupported_stage", {"stage=ppo"}, "ppo"},
                     Wrong{"unsupported_key", {"use_galore=true"}, "use_galore"}, Wrong{"missing_dataset", {"dataset=nothing"}, "nothing"},
-                    Wrong{"missing_dataset_dir", {"dataset_dir=nowhere"}, "nowhere"}, Wrong{"missing_model", {"model_name_or_path=no_model"}, "no_model"},
-                    Wrong{"missing_hub_model", {"model_name_or_path=Nobody/Nothing-1B"}, "Nobody/Nothing-1B"}, Wrong{"unknown_template", {"template=llama33"}, "llama3"},
-                    Wrong{"missing_deepspeed", {"deepspeed=ds.json"}, "ds.json"}, Wrong{"resume", {"resume_from_checkpoint=true"}, "resume_from_checkpoint"},
-                    Wrong{"cuda", {"device=cuda"}, "cuda"}, Wrong{"own_folder", {"output_dir=model"}, "folder of the model"},
+                    Wrong{"missing_dataset_dir", {"dataset_dir=nowhere"}, "nowhere"},
+                    Wrong{"missing_model", {"model_name_or_path=no_model"}, "no_model"},
+                    Wrong{"missing_hub_model", {"model_name_or_path=Nobody/Nothing-1B"}, "Nobody/Nothing-1B"},
+                    Wrong{"unknown_template", {"template=llama33"}, "llama3"}, Wrong{"missing_deepspeed", {"deepspeed=ds.json"}, "ds.json"},
+                    Wrong{"resume", {"resume_from_checkpoint=true"}, "resume_from_checkpoint"}, Wrong{"cuda", {"device=cuda"}, "cuda"},
+                    Wrong{"own_folder", {"output_dir=model"}, "folder of the model"},
                     Wrong{"freeze_module", {"finetuning_type=freeze", "freeze_trainable_modules=attn"}, "self_attn"},
                     Wrong{"schedule_argument", {"lr_scheduler_type=cosine_with_min_lr"}, "min_lr"}, Wrong{"half", {"fp16=true"}, "fp16"}),
     [](const testing::TestParamInfo<Wrong>& info) { return std::string(info.param.name); });
@@ -122,14 +124,16 @@ TEST(WrongFiles, MissingYaml) {
 
 TEST(WrongFiles, BrokenRows) {
   own().write("data/bad.json", "[{\"instruction\": \"a\", ");
-  own().write("data/dataset_info.json", R"({"colours": {"file_name": "colours.json"}, "bad": {"file_name": "bad.json"}, "gone": {"file_name": "gone.json"}})");
+  own().write("data/dataset_info.json",
+              R"({"colours": {"file_name": "colours.json"}, "bad": {"file_name": "bad.json"}, "gone": {"file_name": "gone.json"}})");
   const ScratchFolder out;
   expect_refused(own().train(out / "o", 2, {"dataset=bad"}), "bad.json");
   expect_refused(own().train(out / "o", 2, {"dataset=gone"}), "gone.json");
 }
 
 TEST(WrongFiles, DeepSpeedBatchThatDoesNotComeOut) {
-  own().write("ds.json", R"({"train_batch_size": 7, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2, "zero_optimization": {"stage": 3}})");
+  own().write("ds.json",
+              R"({"train_batch_size": 7, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2, "zero_optimization": {"stage": 3}})");
   const ScratchFolder out;
   expect_refused(own().train(out / "o", 2, {"deepspeed=ds.json"}), "7");
 }
