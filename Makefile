@@ -5,6 +5,7 @@
 #   make test            installs what is missing, builds, runs all tests but the slow ones     (ARGS="-R hf" for some of them)
 #   make test-slow       the slow ones
 #   make install         PREFIX=/usr/local DESTDIR=
+#   make dist            dist/llmtrain-….tar.gz: runs where it is unpacked, with Open MPI and all libraries
 #   make clean
 # JOBS=N sets the number of compilers.
 PREFIX ?= /usr/local
@@ -29,8 +30,11 @@ test-slow:
 install: all
 	@DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"
 
+dist: all
+	@scripts/dist
+
 clean:
 	@rm -rf build llmtrain check_reference
 
-.PHONY: all quickstart test test-slow install clean
+.PHONY: all quickstart test test-slow install dist clean
 .NOTPARALLEL:

@@ -10,6 +10,7 @@
 #include "app/help.h"
 #include "app/ranks.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "core/json.h"
 #include "data/prepare.h"
 #include "hf/model_folder.h"
@@ -47,6 +48,13 @@ class TemporaryStore {
   std::string path_;
 };
 
+// Before minutes of tokenising: --out can become a file.
+void check_out(const std::string& out) {
+  if (is_directory(out)) throw InputError("--out " + out, "is a folder, a file is expected");
+  const std::string parent = std::filesystem::path(out).parent_path().string();
+  if (!parent.empty() && !is_directory(parent)) throw InputError("--out " + out, "there is no folder " + parent);
+}
+
 void write_rows(const Dataset& data, const std::string& out) {
   if (data.train.empty() && data.eval.size() == 1) return write_golden_lines(data.eval.front().store, out);
   write_golden_lines(data.train, out);
@@ -70,6 +78,7 @@ int command_data(const std::vector<std::string>& args, App& app) {
     DataOptions options;
     run_on_all_or_fail(group, [&] {
       if (!line.has("config")) throw InputError("llmtrain data", "--config is missing", "name the YAML file: llmtrain data --config F");
+      if (line.has("out") && group.rank() == 0) check_out(line.get<std::string>("out"));
       config = load_config(line.get<std::string>("config"), line.words());
       check_tokenizable(config);
       tokenizer = std::make_unique<Tokenizer>(

@@ -124,6 +124,9 @@ std::vector<std::string> stacks_of_all_threads() {
   return lines;
 }
 
+// A wait of half a second that takes longer than this means that the process did not run.
+constexpr double kAsleepSeconds = 2.5;
+
 struct Watchdog::State {
   WatchdogOptions options;
   std::vector<const FlightRecorder*> recorders;
@@ -131,6 +134,9 @@ struct Watchdog::State {
   std::atomic<const char*> phase{"start"};
   std::atomic<int64_t> step{0};
   std::atomic<bool> paused{false};
+  // When this process was last seen to run again after it had not run at all (SIGSTOP, a suspended machine): what it waits in since before that is no
+  // sign of anything, and it must not take itself for a witness.
+  std::atomic<double> awake_since{0};
   std::mutex mutex;
   std::condition_variable ended;
   bool stop = false;
@@ -138,12 +144,12 @@ struct Watchdog::State {
 
   // Seconds without progress: since the last report, or since the oldest collective that is under way began.
   double stuck_seconds() const {
-    const double now = now_seconds();
-    double stuck = now - last_progress;
+    const double now = now_seconds(), awake = awake_since;
+    double stuck = now - std::max<double>(last_progress, awake);
     double oldest = now;
     for (const FlightRecorder* r : recorders) {
       for (const CollectiveRecord& c : r->records()) {
-        if (c.started > 0 && c.finished == 0) oldest = std::min(oldest, c.started);
+        if (c.started > 0 && c.finished == 0) oldest = std::min(oldest, std::max(c.started, awake));
       }
     }
     return std::max(stuck, now - oldest);
@@ -152,9 +158,12 @@ struct Watchdog::State {
   void run() {
     double paused_since = 0;
     std::unique_lock lock(mutex);
+    double looked = now_seconds();
     while (!stop) {
       ended.wait_for(lock, std::chrono::milliseconds(500));
       if (stop) return;
+      if (now_seconds() - looked > kAsleepSeconds) awake_since = now_seconds();
+      looked = now_seconds();
       if (paused) {
         paused_since = now_seconds();
         continue;

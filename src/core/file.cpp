@@ -41,6 +41,17 @@ void make_directories(const std::string& path) {
   if (error && !is_directory(path)) throw OperationError("mkdir " + path + ": " + error.message());
 }
 
+void make_writable_directories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error && is_directory(path)) error.clear();
+  if (error && (error == std::errc::no_space_on_device || error == std::errc::io_error || error.value() == EDQUOT)) {
+    throw OperationError("mkdir " + path + ": " + error.message());
+  }
+  if (!error && ::access(path.c_str(), W_OK | X_OK) != 0) error = std::error_code(errno, std::generic_category());
+  if (error) throw InputError(path, "this folder cannot be made or written to: " + error.message(), "name a folder that you may write to");
+}
+
 void write_file_atomically(const std::string& path, std::string_view content) {
   const std::string temporary = path + ".tmp." + std::to_string(::getpid());
   try {

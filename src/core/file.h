@@ -19,6 +19,9 @@ bool is_directory(const std::string& path);
 void write_file_atomically(const std::string& path, std::string_view content);
 // mkdir -p. OperationError.
 void make_directories(const std::string& path);
+// The same for a folder that a person named, before anything is done: where it cannot be made or written to, InputError. A full disk stays an
+// OperationError.
+void make_writable_directories(const std::string& path);
 
 // pread / pwrite of exactly n bytes, repeated on short counts and EINTR. OperationError with `path`.
 void read_exactly(int fd, void* to, size_t n, uint64_t offset, const std::string& path);

@@ -190,7 +190,7 @@ TokenStore build_store(const Context& c, const std::string& name, const std::vec
   c.log.info(name + ": tokenising " + std::to_string(plan.size()) + " rows (" + std::to_string((bytes + (1 << 20) - 1) >> 20) +
              " MiB of files) with " + std::to_string(ranks) + (ranks == 1 ? " process" : " processes") + ", " + std::to_string(threads) +
              (threads == 1 ? " thread" : " threads") + " each");
-  run_on_all_or_fail(c.group, [&] { make_directories(std::filesystem::path(folder).parent_path().string()); });
+  run_on_all_or_fail(c.group, [&] { make_writable_directories(std::filesystem::path(folder).parent_path().string()); });
   StoreBuilder builder(c.group, folder, true);
   StoreReport report;
   uint64_t part_bytes = 0;

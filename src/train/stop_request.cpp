@@ -5,8 +5,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <limits>
+#include <mutex>
+#include <thread>
 
 namespace llmtrain {
 namespace {
@@ -50,6 +53,36 @@ double process_age_seconds() {
 
 }  // namespace
 
+// The thread that signals are delivered to. It does nothing but be there.
+struct StopRequest::Listener {
+  sigset_t signals{}, before{};
+  std::thread thread;
+  std::mutex mutex;
+  std::condition_variable ended;
+  bool end = false;
+
+  Listener() {
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGUSR1);
+    ::sigaddset(&signals, SIGTERM);
+    thread = std::thread([this] {
+      ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+      std::unique_lock lock(mutex);
+      ended.wait(lock, [this] { return end; });
+    });
+    ::pthread_sigmask(SIG_BLOCK, &signals, &before);
+  }
+  ~Listener() {
+    {
+      std::lock_guard lock(mutex);
+      end = true;
+    }
+    ended.notify_all();
+    thread.join();
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+};
+
 StopRequest::StopRequest(std::optional<double> max_hours)
     : deadline_(max_hours ? now_seconds() - process_age_seconds() + *max_hours * 3600 : std::numeric_limits<double>::infinity()) {
   signal_seen() = 0;
@@ -58,9 +91,11 @@ StopRequest::StopRequest(std::optional<double> max_hours)
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGUSR1, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  listener_ = std::make_unique<Listener>();
 }
 
 StopRequest::~StopRequest() {
+  listener_.reset();
   ::signal(SIGUSR1, SIG_DFL);
   ::signal(SIGTERM, SIG_DFL);
 }

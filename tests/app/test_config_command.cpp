@@ -73,8 +73,8 @@ TEST(Program, OneRankSpeaks) {
 TEST(Program, ReportShowsTheLastTrainingLossEvenWhereAnEvaluationCameAfterIt) {
   ScratchFolder folder;
   write_file_atomically(folder / "trainer_log.jsonl",
-             "{\"current_steps\": 10, \"total_steps\": 20, \"loss\": 4.5}\n{\"current_steps\": 20, \"total_steps\": 20, \"loss\": 2.25}\n"
-             "{\"current_steps\": 20, \"total_steps\": 20, \"eval_loss\": 3.5}\n{\"current_st");
+                        "{\"current_steps\": 10, \"total_steps\": 20, \"loss\": 4.5}\n{\"current_steps\": 20, \"total_steps\": 20, \"loss\": 2.25}\n"
+                        "{\"current_steps\": 20, \"total_steps\": 20, \"eval_loss\": 3.5}\n{\"current_st");
   const Outcome outcome = run({"report", folder.path()});
   EXPECT_EQ(outcome.code, kExitDone);
   EXPECT_TRUE(has(outcome.out, "20/20  2.25")) << outcome.out;

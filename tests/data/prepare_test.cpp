@@ -379,6 +379,13 @@ TEST_F(Prepare, AFolderOfFilesIsReadInTheOrderOfNames) {
   EXPECT_SAYS(refused(), "files of several kinds");
 }
 
+TEST_F(Prepare, AStoreFolderThatCannotBeMadeIsWrongInput) {
+  dataset(R"({"d": {"file_name": "d.jsonl"}})", "d.jsonl", "{\"instruction\":\"q\",\"output\":\"a\"}\n");
+  write_text(scratch / "file", "x");
+  options.store_dir = scratch / "file/below";
+  EXPECT_SAYS(refused(), "file/below: this folder cannot be made or written to");
+}
+
 TEST_F(Prepare, WrongDatasetInfoIsRefusedByName) {
   const auto with = [&](const std::string& info) {
     dataset(info, "d.jsonl", "{\"instruction\":\"q\",\"output\":\"a\"}\n");
