@@ -1,4 +1,5 @@
 // llmtrain train: a whole training run; do_train: false with do_eval: true only evaluates.
+#include <algorithm>
 #include <boost/program_options/value_semantic.hpp>
 #include <string>
 
@@ -13,6 +14,34 @@
 namespace po = boost::program_options;
 
 namespace llmtrain {
+namespace {
+
+// Where a value came from (file names may differ between nodes) stands in comments.
+std::string without_comments(const std::string& yaml) {
+  std::string out;
+  for (size_t at = 0; at < yaml.size();) {
+    const size_t end = std::min(yaml.find('\n', at), yaml.size());
+    const std::string line = yaml.substr(at, end - at);
+    out += line.substr(0, line.find("  #")) + "\n";
+    at = end + 1;
+  }
+  return out;
+}
+
+// Ranks that read different files (a stale copy on one node) would wait for each other for ever, or train different runs. Collective.
+void check_same_configuration(RankGroup& group, const Config& config) {
+  const std::string mine = without_comments(resolved_yaml(config)), first = broadcast_string(group, mine, 0);
+  run_on_all_or_fail(group, [&] {
+    if (mine == first) return;
+    const auto at = std::mismatch(mine.begin(), mine.end(), first.begin(), first.end()).first;
+    const size_t begin = mine.rfind('\n', static_cast<size_t>(at - mine.begin())) + 1;
+    throw InputError("configuration", "this rank reads another one than rank 0; it says: " + mine.substr(begin, mine.find('\n', begin) - begin),
+                     "give every node the same file");
+  });
+}
+
+}  // namespace
+
 
 int command_train(const std::vector<std::string>& args, App& app) {
   CommandLine line("train", "--config F [key=value…]",
@@ -33,6 +62,7 @@ int command_train(const std::vector<std::string>& args, App& app) {
       request.config = std::move(checked.config);
       request.notes = std::move(checked.notes);
     });
+    check_same_configuration(group, request.config);
     if (group.rank() == 0) request.version = version_block();
     return run_training(mpi, group, request, app.log);
   });

@@ -9,9 +9,6 @@
 
 namespace llmtrain {
 
-// The folders checkpoint-<step> of `output_dir`, by step.
-std::vector<std::pair<int64_t, std::string>> checkpoints_in(const std::string& output_dir);
-
 // What a person should know about an output_dir that is not empty; "" when there is nothing to say.
 std::string earlier_run(const std::string& output_dir);
 

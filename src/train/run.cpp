@@ -128,6 +128,11 @@ void Run::set_up_data() {
   std::erase_if(eval_rows_, [](const EvalRows& set) { return set.rows.size() == 0; });
   run_on_all_or_fail(group_, [&] {
     if (config_.do_train && rows_.size() == 0) throw InputError(config_.origin("dataset") + ": dataset", "there is no row to train on", "the report above says what became of the rows");
+    int64_t labels = 0;
+    for (int64_t row = 0; row < rows_.size() && labels == 0; ++row) labels += rows_.labels(static_cast<size_t>(row));
+    if (config_.do_train && labels == 0) {
+      throw InputError(config_.origin("dataset") + ": dataset", "no token of any row is trained: nothing would be learned", "a larger cutoff_len may help; the report above says how many rows were cut");
+    }
     if (config_.evaluates() && eval_rows_.empty()) throw InputError("eval_dataset", "there is no row to evaluate on", "name eval_dataset, or give val_size");
     if (writes_) export_files_ = export_files(config_, model_, template_, tokens_);
   });
@@ -230,7 +235,7 @@ void Run::set_up_output() {
     if (!config_.do_train) return;  // evaluation alone leaves what the training wrote
     const bool resumes = checkpoints_.found().has_value();
     if (const std::string earlier = earlier_run(config_.output_dir); !earlier.empty() && !config_.overwrite_output_dir && !resumes) log_.info(earlier);
-    if (config_.overwrite_output_dir && !resumes) old_checkpoints_ = checkpoints_in(config_.output_dir);
+    if (config_.overwrite_output_dir && !resumes) old_checkpoints_ = list_checkpoints(config_.output_dir);
     remove_results(config_.output_dir);
     if (resumes) {
       run_log_->restore(checkpoints_.log_state());

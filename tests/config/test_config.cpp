@@ -248,13 +248,13 @@ TEST(Trainable, LaterCapabilitiesAreRefusedByNameButRead) {
     EXPECT_TRUE(has(train_error(base + "finetuning_type: full\nstage: " + stage), std::string("stage: ") + stage)) << stage;
     EXPECT_NO_THROW(check_tokenizable(parse_config(base + "stage: " + stage, "c")));
   }
-  for (const char* line : {"quantization_bit: 4", "fp16: true", "resume_from_checkpoint: true", "load_best_model_at_end: true",
-                           "neftune_noise_alpha: 5", "pure_bf16: true", "do_predict: true", "max_hours: 2"}) {
+  for (const char* line : {"quantization_bit: 4", "fp16: true", "load_best_model_at_end: true", "early_stopping_steps: 2",
+                           "neftune_noise_alpha: 5", "pure_bf16: true", "do_predict: true", "compute_accuracy: true"}) {
     const std::string key(line, std::string(line).find(':'));
     EXPECT_TRUE(has(train_error(kGood + line), "c.yaml:7: " + key)) << train_error(kGood + line);
     EXPECT_EQ(parse_error(kGood + line), "") << line;
   }
-  EXPECT_EQ(train_error(kGood + "resume_from_checkpoint: false\nquantization_bit: null\n"), "");
+  EXPECT_EQ(train_error(kGood + "resume_from_checkpoint: true\nmax_hours: 2\nquantization_bit: null\n"), "");
 }
 
 TEST(Trainable, StepsAreCountsOrShares) {

@@ -98,7 +98,7 @@ TEST(Yaml, WhatNoConfigurationNeedsIsRefused) {
   EXPECT_NE(error_of("a: " + std::string(40, '[') + std::string(40, ']')).find("deeper"), std::string::npos);
 }
 
-// reliability.md, hostile input: at most a second each, and never a crash.
+// Hostile input: at most a second each, and never a crash.
 TEST(Yaml, HostileTextsEndInASecond) {
   const size_t n = 200000;
   std::string bombs[6];

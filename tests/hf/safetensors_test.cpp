@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <random>
 
@@ -154,15 +154,16 @@ std::string header_of(int tensors) {
   return header + "}";
 }
 
-// docs/reliability.md: at most 2 x file + 64 MB of memory, and a second (here 10: test machines are shared).
+// Hostile input: at most 2 x file + 64 MB of memory, and a second (here 10 of this process's own
+// time: on a shared machine the clock on the wall measures the neighbours).
 TEST_F(Safetensors, AHeaderOfAMillionTensorsIsReadWithinBounds) {
   write_text(path_, safetensors(header_of(1'000'000), ""));
   const int64_t file_kb = static_cast<int64_t>(fs::file_size(path_)) / 1024;
   const bool resets = std::ofstream("/proc/self/clear_refs").write("5", 1).flush().good();
   const int64_t before_kb = status_kb("VmRSS");
-  const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock();
   EXPECT_EQ(SafetensorsFile::open(path_).entries().size(), 1'000'000u);
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 10.0);
+  EXPECT_LT(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, 10.0);
   if (resets) {
     EXPECT_LE(status_kb("VmHWM") - before_kb, 2 * file_kb + 64 * 1024);
   }

@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "support/shared.h"
+#include "checkpoint/manifest.h"
 #include "train/output_dir.h"
 #include "train/plot.h"
 #include "train/progress.h"
@@ -168,14 +169,14 @@ TEST(OutputDir, FindsAndKeepsTheNewestCheckpoints) {
   for (const char* name : {"checkpoint-5", "checkpoint-10", "checkpoint-100", "checkpoint-x", "checkpoint-7b", "other"})
     std::filesystem::create_directory(folder / name);
   std::ofstream(folder / "checkpoint-3") << "a file, not a folder";
-  const auto found = checkpoints_in(folder.path());
+  const auto found = list_checkpoints(folder.path());
   ASSERT_EQ(found.size(), 3u);
-  EXPECT_EQ(found[0].first, 5);
-  EXPECT_EQ(found[2].first, 100);
+  EXPECT_EQ(found[0].first, 100) << "newest first";
+  EXPECT_EQ(found[2].first, 5);
   keep_newest(folder.path(), 0);
-  EXPECT_EQ(checkpoints_in(folder.path()).size(), 3u) << "0 keeps all";
+  EXPECT_EQ(list_checkpoints(folder.path()).size(), 3u) << "0 keeps all";
   keep_newest(folder.path(), 2);
-  EXPECT_EQ(checkpoints_in(folder.path()).front().first, 10);
+  EXPECT_EQ(list_checkpoints(folder.path()).back().first, 10);
   EXPECT_TRUE(std::filesystem::exists(folder / "checkpoint-x"));
   EXPECT_NE(earlier_run(folder.path()), "");
   const ScratchFolder empty;
