@@ -625,21 +625,21 @@ void Transformer::extend(std::span<const int32_t> tokens, std::span<float> logit
   LLMTRAIN_ASSERT(!tokens.empty() && !s.k_cache.empty(), "extend() without tokens or cache");
   const int64_t total = cache_length() + static_cast<int64_t>(tokens.size());
   LLMTRAIN_ASSERT(total <= s.capacity && total <= s.options.max_positions, "the key-value cache is full");
-  std::vector<int32_t> todo(tokens.begin(), tokens.end());
+  std::vector<int32_t> pending(tokens.begin(), tokens.end());
   // Where the rotation's frequencies change with the length (dynamic, longrope), keys of the old frequencies are of no use: start over.
   if (cache_length() > 0 && rope_depends_on_length(s.config)) {
     const RopeFrequencies now = compute_inv_freq(s.config, total);
     if (now.inv_freq != s.inv_freq || now.attention_scaling != s.rope_scaling) {
-      todo.insert(todo.begin(), s.cached_tokens.begin(), s.cached_tokens.end());
+      pending.insert(pending.begin(), s.cached_tokens.begin(), s.cached_tokens.end());
       s.cached_tokens.clear();
     }
   }
   const int64_t limit = std::min(s.options.max_tokens, s.options.longest_sequence);
-  for (size_t begin = 0; begin < todo.size();) {
-    const size_t count = std::min<size_t>(todo.size() - begin, static_cast<size_t>(limit));
-    const bool last = begin + count == todo.size();
+  for (size_t begin = 0; begin < pending.size();) {
+    const size_t count = std::min<size_t>(pending.size() - begin, static_cast<size_t>(limit));
+    const bool last = begin + count == pending.size();
     const int64_t past = cache_length();
-    const std::span<const int32_t> part(todo.data() + begin, count);
+    const std::span<const int32_t> part(pending.data() + begin, count);
     const Batch b = continuation(part, past, total);
     s.manager.begin(s.forward_uses());
     s.upload(b);
