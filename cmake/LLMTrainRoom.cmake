@@ -1,7 +1,8 @@
-# llmtrain_room(NAME FOLDER USES …): a static library llmtrain_NAME of all sources below FOLDER. USES names rooms or targets.
+# llmtrain_room(NAME FOLDER USES …): a static library llmtrain_NAME of all sources below FOLDER but those of the CUDA plugin. USES names rooms or targets.
 function(llmtrain_room name folder)
   cmake_parse_arguments(ROOM "" "" "USES" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/(cuda|nccl)/[^/]*$")  # the plugin's (LLMTrainCuda.cmake)
   add_library(llmtrain_${name} STATIC ${sources})
   foreach(used ${ROOM_USES})
     if(TARGET llmtrain_${used})

@@ -10,5 +10,7 @@ add_custom_target(llmtrain_build_info
           "-DFLAGS=${CMAKE_BUILD_TYPE} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${build_type}}"
           ${cuda_versions} -P ${PROJECT_SOURCE_DIR}/cmake/WriteBuildInfo.cmake
   BYPRODUCTS ${LLMTRAIN_BUILD_INFO} VERBATIM)
-add_dependencies(llmtrain_app llmtrain_build_info)
-target_include_directories(llmtrain_app PUBLIC ${PROJECT_BINARY_DIR}/generated)
+foreach(room app device)
+  add_dependencies(llmtrain_${room} llmtrain_build_info)
+  target_include_directories(llmtrain_${room} PRIVATE ${PROJECT_BINARY_DIR}/generated)
+endforeach()

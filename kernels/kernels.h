@@ -42,6 +42,11 @@ struct AdamWStep {
   float learning_rate, beta1, beta2, epsilon, weight_decay;
   int64_t step;      // 1 for the first
   float grad_scale;  // multiplies the gradient first (clipping)
+  // Stochastic rounding of states kept in bfloat16: random bits are Philox of (seed; element, step, stream). `first_element` is the place of this
+  // call's first element in the array that `stream` names, so that results depend neither on how the work is cut nor on the number of ranks.
+  uint64_t seed = 0;
+  uint32_t stream = 0;
+  int64_t first_element = 0;
 };
 
 class Kernels {
@@ -136,7 +141,9 @@ class Kernels {
 
   // ---- optimizer (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101; torch.optim.AdamW's formula), over a part of a shard
   // g = grad * grad_scale; p -= lr * wd * p; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
-  // p -= lr / (1-b1^step) * m / (sqrt(v) / sqrt(1-b2^step) + eps).  master, grad, m, v float32 [n]; low X [n] optional: the rounded copy of master.
+  // p -= lr / (1-b1^step) * m / (sqrt(v) / sqrt(1-b2^step) + eps).  grad float32 [n]; master float32 or bfloat16 [n]; m, v float32 or bfloat16 [n],
+  // both alike; what is bfloat16 is computed in float32 and rounded stochastically (kernels/math/adamw.h). low X [n] optional: the copy of a
+  // float32 master, rounded to nearest.
   virtual void adamw(Stream& s, TensorView master, TensorView grad, TensorView m, TensorView v, TensorView low, const AdamWStep& step) = 0;
   // sum of x[i]^2 in double; NaN or infinity in x gives a result that is not finite. x float32 [n]. Waits for the result.
   virtual double sum_squares(Stream& s, TensorView x) = 0;
@@ -144,6 +151,6 @@ class Kernels {
   virtual double sum(Stream& s, TensorView x) = 0;
 };
 
-std::unique_ptr<Kernels> make_cpu_kernels(Device& device);
+std::unique_ptr<Kernels> make_cpu_kernels(Device& device);  // the CUDA ones come from the plugin (device/cuda_backend.h)
 
 }  // namespace llmtrain

@@ -6,6 +6,7 @@
 #include "app/app.h"
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // so is a file that reaches the size limit of the shell or the batch system
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is a failed write with a message, not a silent death
   llmtrain::App app;
   app.launcher_rank = llmtrain::rank_of_launcher();

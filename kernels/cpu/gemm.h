@@ -9,20 +9,10 @@
 #include <string>
 
 #include "core/dtype.h"
-#include "kernels/cpu/workspace.h"
+#include "kernels/gemm_shape.h"
+#include "kernels/workspace.h"
 
 namespace llmtrain::cpu {
-
-// c[m, n] (+)= op(a)[m, k] op(b)[k, n] + bias[n]; op transposes where the flag says so: a is stored [k, m], b is stored [n, k]. All matrices are
-// dense.
-struct GemmShape {
-  int64_t m = 0, n = 0, k = 0;
-  bool a_transposed = false, b_transposed = false;
-  DType inputs = DType::float32;  // a, b and bias
-  DType output = DType::float32;  // float32, or that of the inputs
-  bool accumulate = false, bias = false;
-  bool operator==(const GemmShape&) const = default;
-};
 
 class MatmulPlans;
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/tensor.h"
-#include "kernels/cpu/workspace.h"
+#include "kernels/workspace.h"
 #include "kernels/kernels.h"
 
 namespace llmtrain::cpu {

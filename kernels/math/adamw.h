@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/math/bf16.h"
 #include "kernels/math/host_device.h"
+#include "kernels/math/philox.h"
 
 namespace llmtrain::math {
 
@@ -42,6 +44,28 @@ LLMTRAIN_HD inline void adamw_update(const AdamWFactors& f, float grad, float& p
   m = f.beta1 * m + f.one_minus_beta1 * g;
   v = f.beta2 * v + f.one_minus_beta2 * (g * g);
   p = p * f.keep - f.rate * m / (std::sqrt(v) * f.inv_sqrt_correction2 + f.epsilon);
+}
+
+// Rounds x to one of its two neighbours in bfloat16, up with the probability of the distance: adds 16 uniform random bits below the kept ones and
+// cuts. Exact; infinity and NaN pass; what rounds past the largest number becomes infinity, as with rounding to nearest.
+LLMTRAIN_HD inline uint16_t stochastic_bf16(float x, uint32_t random16) {
+  const uint32_t bits = float_bits(x);
+  if ((bits & 0x7f800000u) == 0x7f800000u) return bf16_from_float(x);
+  return static_cast<uint16_t>((bits + (random16 & 0xffffu)) >> 16);
+}
+
+// Random bits of one element for the stochastic rounding of its three states.
+struct RoundingBits {
+  uint32_t p, m, v;  // 16 bits each
+};
+
+// Two neighbouring elements share one Philox block: an even one takes its first half.
+LLMTRAIN_HD inline RoundingBits rounding_bits(uint64_t seed, uint32_t stream, int64_t step, int64_t element) {
+  const uint64_t pair = static_cast<uint64_t>(element) >> 1;
+  const Philox4 block = philox4x32(Philox4{{static_cast<uint32_t>(pair), static_cast<uint32_t>(pair >> 32), static_cast<uint32_t>(step), stream}},
+                                   static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  const uint32_t first = (element & 1) ? block.x[2] : block.x[0], second = (element & 1) ? block.x[3] : block.x[1];
+  return RoundingBits{first & 0xffffu, first >> 16, second & 0xffffu};
 }
 
 }  // namespace llmtrain::math

@@ -18,7 +18,8 @@ int command_diagnose(const std::vector<std::string>& args, App& app) {
   if (line.words().empty()) throw InputError("llmtrain diagnose", "DUMP is missing", "name the dumps, or their folder: output_dir/dumps");
   const Diagnosis d = diagnose(read_dumps(line.words()));
   if (line.has("json")) {
-    app.print(dump_json({{"size", d.size}, {"without_dump", d.without_dump}, {"laggards", d.laggards}, {"collective", d.collective}}) + "\n");
+    app.print(dump_json({{"size", d.size}, {"guilty", d.guilty()}, {"stopped", d.stopped}, {"failed", d.failed}, {"error", d.error}, {"without_dump", d.without_dump},
+                          {"laggards", d.laggards}, {"collective", d.collective}}) + "\n");
   } else {
     app.print(d.text());
   }

@@ -1,6 +1,8 @@
 // llmtrain train: a whole training run; do_train: false with do_eval: true only evaluates.
 #include <algorithm>
 #include <boost/program_options/value_semantic.hpp>
+#include <exception>
+#include <optional>
 #include <string>
 
 #include "app/commands.h"
@@ -8,8 +10,10 @@
 #include "app/help.h"
 #include "app/ranks.h"
 #include "app/version.h"
+#include "comm/watchdog.h"
 #include "core/error.h"
 #include "train/run.h"
+#include "train/stop_request.h"
 
 namespace po = boost::program_options;
 
@@ -40,8 +44,12 @@ void check_same_configuration(RankGroup& group, const Config& config) {
   });
 }
 
-}  // namespace
+struct Reset {
+  std::optional<Watchdog>& watchdog;
+  ~Reset() { watchdog.reset(); }
+};
 
+}  // namespace
 
 int command_train(const std::vector<std::string>& args, App& app) {
   CommandLine line("train", "--config F [key=value…]",
@@ -51,21 +59,41 @@ int command_train(const std::vector<std::string>& args, App& app) {
   line.take_words("key=value", -1);
   line.set_epilog(keys_help());
   if (!line.parse(args, app)) return kExitDone;
-  return run_on_ranks(app, [&](MpiRuntime& mpi, RankGroup& group) {
+  // Read before MPI starts: how long to wait for the other ranks is said there, and a signal may come at any time.
+  CheckedConfig checked;
+  std::exception_ptr fault;
+  try {
+    if (!line.has("config")) throw InputError("llmtrain train", "--config is missing", "name the YAML file: llmtrain train --config F");
+    std::vector<std::string> words = line.words();
+    if (line.has("max-hours")) words.push_back("max_hours=" + std::to_string(line.get<double>("max-hours")));
+    checked = check_configuration(line.get<std::string>("config"), words);
+  } catch (...) {
+    fault = std::current_exception();
+  }
+  const StopRequest stop(fault ? std::nullopt : checked.config.max_hours);
+  std::optional<Watchdog> watchdog;
+  RanksOptions options;
+  if (!fault) options.patience_seconds = checked.config.hang_timeout;
+  options.prepare = [&](MpiRuntime& mpi, RankGroup& group) {
+    if (fault || group.size() == 1) return;
+    watchdog.emplace(WatchdogOptions{checked.config.hang_timeout, checked.config.output_dir + "/dumps", mpi.host()}, group, flight_recorder_of(group));
+  };
+  const auto work = [&](MpiRuntime& mpi, RankGroup& group) {
+    const Reset reset{watchdog};  // before the group goes
     RunRequest request;
     run_on_all_or_fail(group, [&] {
-      if (!line.has("config")) throw InputError("llmtrain train", "--config is missing", "name the YAML file: llmtrain train --config F");
-      std::vector<std::string> words = line.words();
-      if (line.has("max-hours")) words.push_back("max_hours=" + std::to_string(line.get<double>("max-hours")));
-      CheckedConfig checked = check_configuration(line.get<std::string>("config"), words);
+      if (fault) std::rethrow_exception(fault);
       if (checked.deepspeed) resolve_batch(checked.config, *checked.deepspeed, group.size());
       request.config = std::move(checked.config);
       request.notes = std::move(checked.notes);
     });
     check_same_configuration(group, request.config);
     if (group.rank() == 0) request.version = version_block();
+    request.stop = &stop;
+    request.watchdog = watchdog ? &*watchdog : nullptr;
     return run_training(mpi, group, request, app.log);
-  });
+  };
+  return run_on_ranks(app, work, options);
 }
 
 }  // namespace llmtrain

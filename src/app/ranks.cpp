@@ -4,9 +4,11 @@
 #include <exception>
 #include <iostream>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 
+#include "comm/deadline.h"
 #include "core/error.h"
 
 namespace llmtrain {
@@ -43,16 +45,19 @@ int leave_together(MpiRuntime& mpi, const std::string& message, int exit_code) {
 
 }  // namespace
 
-int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& group)>& work) {
+int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& group)>& work, const RanksOptions& options) {
+  std::optional<Deadline> deadline(std::in_place, options.patience_seconds, "the start of the ranks (MPI_Init)");
   MpiRuntime mpi(nullptr, nullptr);
   app.launcher_rank = mpi.active() ? mpi.rank() : app.launcher_rank;
   app.log.set_rank(mpi.rank(), mpi.rank() == 0);
+  std::unique_ptr<RankGroup> group;  // on a failure it stays: freeing it might wait for ranks that have gone
   try {
-    int exit_code = kExitDone;
-    {
-      const std::unique_ptr<RankGroup> group = make_rank_group(mpi);
-      exit_code = work(mpi, *group);
-    }
+    group = make_rank_group(mpi);
+    if (options.prepare) options.prepare(mpi, *group);
+    deadline.reset();
+    const int exit_code = work(mpi, *group);
+    deadline.emplace(options.patience_seconds, "MPI_Finalize (the results are complete)");
+    group.reset();
     mpi.finalise();
     return exit_code;
   } catch (const InputError& e) {

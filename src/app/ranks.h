@@ -13,6 +13,12 @@ namespace llmtrain {
 //                         rank be alone with its error after all, it says so itself and ends the others after kAgreementSeconds.
 //   anything else         an operation failed, perhaps on this rank alone: the message, then MPI_Abort.
 // Returns the ExitCode of `work`, which is the same on all ranks, or that of its error.
-int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& group)>& work);
+struct RanksOptions {
+  // MPI_Init and MPI_Finalize that take longer (a rank is stopped, a node cannot be reached) end the process with a message.
+  double patience_seconds = 600;
+  // Called once the ranks have met, within the same time.
+  std::function<void(MpiRuntime& mpi, RankGroup& group)> prepare;
+};
+int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& group)>& work, const RanksOptions& options = {});
 
 }  // namespace llmtrain

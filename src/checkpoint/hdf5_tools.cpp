@@ -12,7 +12,7 @@ namespace llmtrain::hdf5 {
 
 void silence() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
 
-void fail(const std::string& call, const std::string& what) {
+std::string last_error() {
   std::string text;
   H5Ewalk2(
       H5E_DEFAULT, H5E_WALK_UPWARD,
@@ -21,8 +21,10 @@ void fail(const std::string& call, const std::string& what) {
         return 0;
       },
       &text);
-  throw OperationError(call + " " + what + ": " + (text.empty() ? "failed" : text));
+  return text.empty() ? "failed" : text;
 }
+
+void fail(const std::string& call, const std::string& what) { throw OperationError(call + " " + what + ": " + last_error()); }
 
 // HDF5's core driver asks the callbacks for memory: they hand out the reserved region, which never moves.
 void* MemoryFile::grow(size_t bytes, Region& region) {

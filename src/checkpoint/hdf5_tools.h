@@ -11,6 +11,8 @@
 
 namespace llmtrain::hdf5 {
 
+// What HDF5 said last (its innermost message), "failed" if nothing.
+std::string last_error();
 // Throws OperationError "H5Dopen /a/b: <HDF5's innermost message>".
 [[noreturn]] void fail(const std::string& call, const std::string& what);
 // HDF5's printing of errors is switched off once; fail() fetches the text instead.

@@ -9,12 +9,13 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace llmtrain {
 
 FolderLock::FolderLock(const std::string& folder) {
   const std::string path = folder + "/.lock";
-  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  fd_ = open_uninterrupted(path, O_RDWR | O_CREAT | O_CLOEXEC);
   if (fd_ < 0) throw InputError(folder, std::string("cannot be written to: ") + std::strerror(errno), "give an output_dir that this user may write to");
   while (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
@@ -31,10 +32,16 @@ FolderLock::FolderLock(const std::string& folder) {
   char host[128] = {};
   ::gethostname(host, sizeof host - 1);
   const std::string me = std::string(host) + ", process " + std::to_string(::getpid());
-  if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, me.data(), me.size(), 0) < 0) {
-    const int error = errno;
+  try {
+    int result;
+    do {
+      result = ::ftruncate(fd_, 0);
+    } while (result != 0 && errno == EINTR);
+    if (result != 0) throw_errno("ftruncate", path, errno);
+    write_exactly(fd_, me.data(), me.size(), 0, path);
+  } catch (...) {
     ::close(std::exchange(fd_, -1));
-    throw_errno("write", path, error);
+    throw;
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <set>
 
 #include "checkpoint/digest.h"
 #include "core/error.h"
@@ -44,6 +45,18 @@ ManifestFile file_from_json(const Json& json, const std::string& where) {
   return f;
 }
 
+// A shard that the manifest does not name would be opened without anybody having looked at its bytes.
+void check_shards_are_listed(const Manifest& m, const std::string& where) {
+  std::set<std::string> names;
+  for (const ManifestFile& f : m.files) {
+    if (!names.insert(f.name).second) throw InputError(where, f.name + " is listed twice");
+  }
+  for (int rank = 0; rank < m.content.world; ++rank) {
+    const std::string name = shard_file_name(rank, m.content.world);
+    if (!names.count(name)) throw InputError(where, name + " is not listed, so nothing says what it should hold");
+  }
+}
+
 }  // namespace
 
 std::string dump_manifest(const Manifest& manifest) {
@@ -76,6 +89,7 @@ Manifest read_manifest(const std::string& folder) {
   const auto files = json.find("files");
   if (files == json.end() || !files->is_array()) throw InputError(path, "\"files\" is missing");
   for (const Json& f : *files) m.files.push_back(file_from_json(f, path));
+  check_shards_are_listed(m, path);
   return m;
 }
 

@@ -27,12 +27,15 @@ struct Manifest {
 };
 
 std::string dump_manifest(const Manifest& manifest);
-// InputError naming the file and the fault: missing, broken, changed since it was written, of an unknown format version.
+// InputError naming the file and the fault: missing, broken, changed since it was written, of an unknown format version, without a digest of each shard.
 Manifest read_manifest(const std::string& folder);
 
 // Checks size and digest of every file the manifest names, the work shared among the ranks. Returns "" or the first fault ("shard-00001-of-00002.h5:
 // digest differs …"), the same on every rank. Collective.
 std::string verify_files(const std::string& folder, const Manifest& manifest, RankGroup& group);
+
+// "checkpoint-4.replaced": the old checkpoint while a new one of the same step takes its place on a file system that cannot exchange two names at once.
+inline constexpr const char* kReplacedSuffix = ".replaced";
 
 // Folders output_dir/checkpoint-<step> that hold a manifest.json or might once have (no ".tmp"), largest step first.
 std::vector<std::pair<int64_t, std::string>> list_checkpoints(const std::string& output_dir);

@@ -10,12 +10,28 @@ namespace {
 
 // A folder without a manifest is a damaged checkpoint only if it holds what a checkpoint holds; a plain model folder (save_only_model) is none.
 bool looks_like_checkpoint(const std::string& folder) {
-  if (std::filesystem::exists(folder + "/manifest.json")) return true;
   std::error_code error;
+  if (std::filesystem::exists(folder + "/manifest.json", error) || error) return true;  // one that cannot be looked at is named as a damaged one
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     if (entry.path().extension() == ".h5") return true;
   }
   return false;
+}
+
+// A crash between the two renames that replace a checkpoint (saver.cpp) leaves the old one under its other name only: it gets its name back.
+void put_back_replaced(const std::string& output_dir, Log& log) {
+  std::error_code error;
+  std::vector<std::string> replaced;
+  for (std::filesystem::directory_iterator at(output_dir, error), end; !error && at != end; at.increment(error)) {
+    const std::string path = at->path().string();
+    if (path.ends_with(kReplacedSuffix)) replaced.push_back(path);
+  }
+  for (const std::string& path : replaced) {
+    const std::string name = path.substr(0, path.size() - std::string_view(kReplacedSuffix).size());
+    if (std::filesystem::exists(name, error) || !is_regular_file(path + "/manifest.json")) continue;
+    rename_path(path, name);
+    log.warn(name + " was being replaced when an earlier run ended: the old one is back in its place");
+  }
 }
 
 }  // namespace
@@ -40,23 +56,30 @@ FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group) {
 std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log, const std::string& only_run) {
   // Rank 0 decides the order of trials, so that ranks that see the folder differently cannot part ways.
   std::string names;
-  if (group.rank() == 0) {
+  run_on_all_or_fail(group, [&] {
+    if (group.rank() != 0) return;
+    put_back_replaced(output_dir, log);
     for (const auto& [step, path] : list_checkpoints(output_dir)) {
       if (looks_like_checkpoint(path)) names += std::filesystem::path(path).filename().string() + "\n";
     }
-  }
+  });
   names = broadcast_string(group, names, 0);
   std::string faults;
   for (size_t at = 0; at < names.size();) {
     const size_t end = names.find('\n', at);
     const std::string folder = output_dir + "/" + names.substr(at, end - at);
     at = end + 1;
+    const auto damaged = [&](const std::exception& e) {
+      log.warn("checkpoint not used: " + std::string(e.what()));
+      faults += "\n  " + std::string(e.what());
+    };
     try {
       FoundCheckpoint found = open_checkpoint(folder, group);
       if (only_run.empty() || found.manifest.run_id == only_run) return found;
     } catch (const InputError& e) {
-      log.warn("checkpoint not used: " + std::string(e.what()));
-      faults += "\n  " + std::string(e.what());
+      damaged(e);
+    } catch (const OperationError& e) {  // a disk that cannot read it back
+      damaged(e);
     }
   }
   if (!faults.empty()) {

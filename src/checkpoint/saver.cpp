@@ -22,7 +22,7 @@ namespace {
 double now_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void sync_folder(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd = open_uninterrupted(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) throw_errno("open", path, errno);
   int result;
   do {
@@ -46,6 +46,33 @@ ManifestFile write_side_file(const std::string& folder, const SideFile& side) {
 void remove_folder(const std::string& path) {
   std::error_code ignored;
   std::filesystem::remove_all(path, ignored);
+}
+
+// Puts `from` in the place of `to`, an existing folder, which ends under the name that is returned. There is no moment without either where the file
+// system can exchange two names; elsewhere (NFS) the old one is under its other name for a moment, where find_checkpoint looks for it.
+std::string replace_folder(const std::string& from, const std::string& to) {
+  int result;
+  do {
+    result = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE);
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) return from;
+  if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) throw_errno("rename", from + " -> " + to, errno);
+  const std::string old = to + kReplacedSuffix;
+  remove_folder(old);
+  rename_path(to, old);
+  try {
+    rename_path(from, to);
+  } catch (...) {
+    ::rename(old.c_str(), to.c_str());
+    throw;
+  }
+  return old;
+}
+
+// "checkpoint-4.tmp", "checkpoint-4.old.tmp", "checkpoint-4.replaced", "latest.tmp.77": what a save that was killed left behind.
+bool is_leftover(const std::string& name) {
+  if (name.starts_with("latest.tmp.")) return true;
+  return name.starts_with("checkpoint-") && (name.ends_with(".tmp") || name.ends_with(kReplacedSuffix));
 }
 
 }  // namespace
@@ -129,17 +156,29 @@ struct CheckpointSaver::State {
     m.files.insert(m.files.end(), files.begin() + 1, files.end());
     write_side_file(temporary, {"manifest.json", dump_manifest(m)});
     sync_folder(temporary);
-    // A checkpoint of the same step (an earlier run's, or a damaged one) makes way under another name, so that there is no moment without either.
     std::string old;
-    if (is_directory(final_path)) {
-      old = final_path + ".old.tmp";
-      remove_folder(old);
-      if (::rename(final_path.c_str(), old.c_str()) != 0) throw_errno("rename", final_path, errno);
+    if (is_directory(final_path)) {  // of the same step: an earlier run's, or a damaged one
+      old = replace_folder(temporary, final_path);
+    } else {
+      rename_path(temporary, final_path);
     }
-    if (::rename(temporary.c_str(), final_path.c_str()) != 0) throw_errno("rename", temporary + " -> " + final_path, errno);
     sync_folder(options.output_dir);
     write_file_atomically(options.output_dir + "/latest", std::filesystem::path(final_path).filename().string() + "\n");
     if (!old.empty()) remove_folder(old);
+  }
+
+  // Only after a commit, so nothing else is being written. The save has succeeded: what cannot be removed is said and left.
+  void tidy() {
+    try {
+      prune();
+      std::vector<std::string> leftovers;
+      for (const auto& entry : std::filesystem::directory_iterator(options.output_dir)) {
+        if (is_leftover(entry.path().filename().string())) leftovers.push_back(entry.path().string());
+      }
+      for (const std::string& path : leftovers) std::filesystem::remove_all(path);
+    } catch (const std::exception& e) {
+      log.warn(std::string("old checkpoints could not be removed: ") + e.what());
+    }
   }
 
   // Keeps the newest save_total_limit checkpoints and the protected ones. Only folders with a manifest count.
@@ -156,7 +195,9 @@ struct CheckpointSaver::State {
       }
       // Renamed first, so that a crash while it is being removed leaves nothing that looks like a checkpoint.
       const std::string doomed = path + ".old.tmp";
-      if (::rename(path.c_str(), doomed.c_str()) == 0) remove_folder(doomed);
+      std::filesystem::remove_all(doomed);
+      rename_path(path, doomed);
+      std::filesystem::remove_all(doomed);
     }
   }
 
@@ -183,7 +224,7 @@ struct CheckpointSaver::State {
       abandon();
       throw;
     }
-    if (group.rank() == 0) prune();
+    if (group.rank() == 0) tidy();
   }
 
   bool all_done() {

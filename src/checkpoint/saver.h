@@ -5,10 +5,11 @@
 //             rank 0 also index.h5 and the side files.
 //   poll()    collective, at a later step boundary, the same one on every rank: when all ranks' threads are done they agree, and rank 0 commits:
 //             manifest, fsync of file and folder, rename to checkpoint-<step>, fsync of output_dir, `latest` by temporary name and rename; only then
-//             are older checkpoints pruned.
+//             are older checkpoints pruned, and what a killed save left behind removed.
 //   finish()  collective: waits for the save that is under way and commits it.
 //
-// A failed write, fsync or rename anywhere: nothing is committed, the .tmp folder is removed, and every rank throws OperationError with path and errno.
+// A failed write, fsync or rename anywhere: every rank throws OperationError with path and errno, the .tmp folder is removed, and the checkpoints that
+// were there are as they were. (What fails after the rename, the fsync of output_dir or `latest`, leaves the new one in place beside them.)
 // The I/O thread makes no MPI call. Thread rules: one thread calls.
 #pragma once
 

@@ -49,6 +49,10 @@ class Communicator : public RankGroup {
   virtual std::string describe() const { return ""; }
   // The last collectives (comm/flight_recorder.h), for dumps; may be read from any thread. None where the implementation keeps none.
   virtual const FlightRecorder* flight_recorder() const { return nullptr; }
+  // This rank is about to end because of an error: tells the ranks that this can be told without waiting for them (those of the node). Any thread.
+  virtual void announce_failure(const std::string& /*message*/) {}
+  // What another rank announced, "" while none did. Any thread.
+  virtual std::string heard_failure() const { return ""; }
 };
 
 }  // namespace llmtrain

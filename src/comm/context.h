@@ -35,6 +35,9 @@ class MpiRuntime {
 
 // Ranks that agree on host values over MPI (or alone).
 std::unique_ptr<RankGroup> make_rank_group(MpiRuntime& mpi);
+class FlightRecorder;
+// The last collectives of such a group, for the watchdog; null where it keeps none.
+const FlightRecorder* flight_recorder_of(const RankGroup& group);
 
 struct NodeOptions {
   int ranks_per_node = 0;  // 0: as the machine is; K: K consecutive ranks are a node (for tests of the path between nodes)

@@ -17,19 +17,91 @@ struct Place {
   std::string what;
 };
 
+// Dumps may be damaged (a node that died while it wrote) or of another program: every member is looked at before it is used.
+const Json* member(const Json& object, const char* key) {
+  const auto it = object.is_object() ? object.find(key) : object.end();
+  return it == object.end() ? nullptr : &*it;
+}
+int64_t number(const Json& object, const char* key, int64_t fallback) {
+  const Json* v = member(object, key);
+  if (!v || !v->is_number_integer()) return fallback;
+  return v->is_number_unsigned() && v->get<uint64_t>() > INT64_MAX ? fallback : v->get<int64_t>();
+}
+std::string word(const Json& object, const char* key, const char* fallback) {
+  const Json* v = member(object, key);
+  return v && v->is_string() ? v->get<std::string>() : fallback;
+}
+
 Place place_in(const Json& communicator) {
   Place p;
-  for (const Json& c : communicator.value("collectives", Json::array())) {
-    const auto sequence = c.value("sequence", int64_t{0});
-    const std::string state = c.value("state", std::string());
+  const Json* collectives = member(communicator, "collectives");
+  if (!collectives || !collectives->is_array()) return p;
+  for (const Json& c : *collectives) {
+    const int64_t sequence = number(c, "sequence", 0);
+    const std::string state = word(c, "state", "");
     if (state == "done") {
       p.finished = std::max(p.finished, sequence);
     } else if (state == "running" && (p.waiting == 0 || sequence < p.waiting)) {
       p.waiting = sequence;
-      p.what = c.value("operation", std::string("?")) + " '" + c.value("label", std::string()) + "'";
+      p.what = word(c, "operation", "?") + " '" + word(c, "label", "") + "'";
     }
   }
   return p;
+}
+
+constexpr int64_t kMostRanks = 1 << 20;
+
+// A dump's rank and the size of its job; InputError where it says nothing sensible.
+std::pair<int, int> rank_and_size(const Json& dump) {
+  const int64_t size = number(dump, "size", 1), rank = number(dump, "rank", -1);
+  if (size < 1 || size > kMostRanks) throw InputError("diagnose", "a dump says that its job has " + std::to_string(size) + " ranks");
+  if (rank < 0 || rank >= size) throw InputError("diagnose", "a dump says that it is of rank " + std::to_string(rank) + " of " + std::to_string(size));
+  return {static_cast<int>(rank), static_cast<int>(size)};
+}
+
+double seconds_of(const Json& dump) {
+  const Json* v = member(dump, "time");
+  return v && v->is_number() ? v->get<double>() : 0;
+}
+
+// A job that was started again may have left dumps of ranks that did not write one this time.
+std::vector<const Json*> of_the_last_start(const std::vector<Json>& dumps) {
+  const Json* last = &dumps.front();
+  for (const Json& dump : dumps) {
+    if (seconds_of(dump) > seconds_of(*last)) last = &dump;
+  }
+  std::vector<const Json*> kept;
+  for (const Json& dump : dumps) {
+    if (word(dump, "job", "") == word(*last, "job", "")) kept.push_back(&dump);
+  }
+  return kept;
+}
+
+// What a rank says about why it or another one ended.
+void read_reason(const Json& dump, int rank, Diagnosis& d) {
+  const Json* heard = member(dump, "heard");
+  const bool own = !heard || !heard->is_boolean() || !heard->get<bool>();
+  if (const Json* error = member(dump, "error"); error && error->is_string() && own) {
+    d.failed.push_back(rank);
+    if (d.error.empty()) d.error = error->get<std::string>();
+  }
+  const Json* stopped = member(dump, "stopped");
+  if (!stopped || !stopped->is_array()) return;
+  for (const Json& r : *stopped) {
+    if (!r.is_number_integer() || r.get<int64_t>() < 0 || r.get<int64_t>() >= d.size) continue;
+    const int number = static_cast<int>(r.get<int64_t>());
+    if (std::find(d.stopped.begin(), d.stopped.end(), number) == d.stopped.end()) d.stopped.push_back(number);
+  }
+}
+
+// Of ranks that have not joined: one that waits in no collective at all holds the others up; one that waits in another is a victim itself.
+std::vector<int> not_waiting(const std::vector<int>& ranks, const std::map<std::string, std::map<int, Place>>& places) {
+  std::vector<int> idle;
+  for (const int rank : ranks) {
+    const bool waits = std::any_of(places.begin(), places.end(), [rank](const auto& c) { return c.second.contains(rank) && c.second.at(rank).waiting > 0; });
+    if (!waits) idle.push_back(rank);
+  }
+  return idle.empty() ? ranks : idle;
 }
 
 }  // namespace
@@ -50,7 +122,7 @@ std::vector<Json> read_dumps(const std::vector<std::string>& paths) {
   std::vector<Json> dumps;
   for (const std::string& file : files) {
     Json dump = parse_json_file(file, size_t{64} << 20);
-    if (!dump.is_object() || !dump.contains("rank") || !dump.contains("communicators")) throw InputError(file, "this is not a dump of a watchdog");
+    if (!dump.is_object() || !dump.contains("rank") || !dump.contains("communicators") || !dump["communicators"].is_array()) throw InputError(file, "this is not a dump of a watchdog");
     dumps.push_back(std::move(dump));
   }
   if (dumps.empty()) throw InputError(paths.empty() ? "diagnose" : paths.front(), "no dumps (rank-*.json) here");
@@ -59,17 +131,20 @@ std::vector<Json> read_dumps(const std::vector<std::string>& paths) {
 
 Diagnosis diagnose(const std::vector<Json>& dumps) {
   Diagnosis d;
-  d.size = dumps.front().value("size", 1);
+  if (dumps.empty()) throw InputError("diagnose", "there are no dumps");
+  const std::vector<const Json*> kept = of_the_last_start(dumps);
+  d.size = rank_and_size(*kept.front()).second;
   d.hosts.resize(static_cast<size_t>(d.size));
   std::map<std::string, std::map<int, Place>> places;  // by communicator, by rank
   std::vector<bool> present(static_cast<size_t>(d.size), false);
-  for (const Json& dump : dumps) {
-    const int rank = dump.value("rank", -1);
-    if (rank < 0 || rank >= d.size || dump.value("size", 1) != d.size)
-      throw InputError("diagnose", "these dumps are of different jobs (rank or size do not fit)");
+  for (const Json* each : kept) {
+    const Json& dump = *each;
+    const auto [rank, size] = rank_and_size(dump);
+    if (size != d.size) throw InputError("diagnose", "these dumps are of different jobs: of " + std::to_string(d.size) + " and of " + std::to_string(size) + " ranks");
     present[static_cast<size_t>(rank)] = true;
-    d.hosts[static_cast<size_t>(rank)] = dump.value("host", std::string());
-    for (const Json& c : dump["communicators"]) places[c.value("communicator", std::string("?"))][rank] = place_in(c);
+    d.hosts[static_cast<size_t>(rank)] = word(dump, "host", "");
+    read_reason(dump, rank, d);
+    for (const Json& c : dump["communicators"]) places[word(c, "communicator", "?")][rank] = place_in(c);
   }
   for (int r = 0; r < d.size; ++r) {
     if (!present[static_cast<size_t>(r)]) d.without_dump.push_back(r);
@@ -91,7 +166,15 @@ Diagnosis diagnose(const std::vector<Json>& dumps) {
       }
     }
   }
+  d.laggards = not_waiting(d.laggards, places);
   return d;
+}
+
+std::vector<int> Diagnosis::guilty() const {
+  for (const auto* list : {&stopped, &failed, &without_dump}) {
+    if (!list->empty()) return *list;
+  }
+  return laggards;
 }
 
 std::string Diagnosis::text() const {
@@ -105,11 +188,16 @@ std::string Diagnosis::text() const {
   };
   std::string s;
   if (!collective.empty()) s += "waited in: " + collective + "\n";
-  if (!without_dump.empty()) s += "no dump from rank " + named(without_dump) + ": stopped, dead, or its node cannot write here\n";
+  if (!stopped.empty()) s += "stopped (SIGSTOP or the like): rank " + named(stopped) + "\n";
+  if (!failed.empty()) s += "failed: rank " + named(failed) + ": " + error + "\n";
+  if (!without_dump.empty() && stopped.empty() && failed.empty())
+    s += "no dump from rank " + named(without_dump) + ": stopped, dead, or its node cannot write here\n";
   if (!laggards.empty()) s += "not joined by rank " + named(laggards) + "\n";
-  if (without_dump.empty() && laggards.empty()) s += "every rank has joined what the others wait in: the network or a device, not a rank\n";
-  const std::vector<int>& guilty = without_dump.empty() ? laggards : without_dump;
-  if (!guilty.empty()) s += "the laggard: rank " + named(guilty) + "\n";
+  if (guilty().empty()) {
+    s += "every rank has joined what the others wait in: the network or a device, not a rank\n";
+  } else {
+    s += "the laggard: rank " + named(guilty()) + "\n";
+  }
   return s;
 }
 

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <execinfo.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -14,10 +15,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <mutex>
 #include <thread>
 
 #include "comm/diagnosis.h"
+#include "comm/flight_recorder.h"
+#include "comm/process.h"
 #include "core/file.h"
 
 namespace llmtrain {
@@ -126,81 +130,160 @@ std::vector<std::string> stacks_of_all_threads() {
 
 // A wait of half a second that takes longer than this means that the process did not run.
 constexpr double kAsleepSeconds = 2.5;
+// How long a rank waits for the dumps of the others before it names the laggard, and before it ends.
+constexpr double kOthersSeconds = 2;
+// A failure of another rank usually reaches the main thread by itself; one that waits inside MPI does not hear of it.
+constexpr double kHeardSeconds = 1;
+
+// A rank's process as the others of its node see it.
+struct Peer {
+  ProcessName process;
+  char host[64];
+  double stopped_since;  // 0: it runs
+};
 
 struct Watchdog::State {
   WatchdogOptions options;
-  std::vector<const FlightRecorder*> recorders;
+  int rank = 0, size = 1;
+  uint64_t job = 0;  // the same on all ranks, another in each start
+  std::vector<Peer> peers;
+  uint64_t own_namespace = 0;
   std::atomic<double> last_progress{now_seconds()};
-  std::atomic<const char*> phase{"start"};
+  std::atomic<const char*> phase{"set-up"};
   std::atomic<int64_t> step{0};
-  std::atomic<bool> paused{false};
+  std::atomic<int> paused{1};
   // When this process was last seen to run again after it had not run at all (SIGSTOP, a suspended machine): what it waits in since before that is no
   // sign of anything, and it must not take itself for a witness.
   std::atomic<double> awake_since{0};
-  std::mutex mutex;
+  std::mutex mutex;  // of what follows, and of writing a dump
   std::condition_variable ended;
+  const FlightRecorder* group_recorder = nullptr;
+  std::vector<Communicator*> communicators;
   bool stop = false;
   std::thread thread;
 
-  // Seconds without progress: since the last report, or since the oldest collective that is under way began.
+  std::vector<const FlightRecorder*> recorders() const {
+    std::vector<const FlightRecorder*> all;
+    if (group_recorder) all.push_back(group_recorder);
+    for (const Communicator* c : communicators) {
+      if (c->flight_recorder()) all.push_back(c->flight_recorder());
+    }
+    return all;
+  }
+
+  // Seconds without progress: since the last report or the last collective that began or ended, or since the oldest that is under way began.
   double stuck_seconds() const {
     const double now = now_seconds(), awake = awake_since;
-    double stuck = now - std::max<double>(last_progress, awake);
-    double oldest = now;
-    for (const FlightRecorder* r : recorders) {
+    double last = std::max<double>(last_progress, awake), oldest = now;
+    for (const FlightRecorder* r : recorders()) {
       for (const CollectiveRecord& c : r->records()) {
-        if (c.started > 0 && c.finished == 0) oldest = std::min(oldest, std::max(c.started, awake));
+        last = std::max({last, c.started, c.finished});
+        if (c.started > 0 && c.finished == 0) oldest = std::min(oldest, std::max(c.started, std::max<double>(awake, resumed)));
       }
     }
-    return std::max(stuck, now - oldest);
+    return std::max(now - last, now - oldest);
+  }
+  std::atomic<double> resumed{0};  // when the clock last began to run
+
+  // Ranks of this node that have been stopped for longer than the timeout.
+  std::vector<int> stopped_peers() {
+    std::vector<int> found;
+    const double now = now_seconds();
+    for (int r = 0; r < size; ++r) {
+      Peer& peer = peers[static_cast<size_t>(r)];
+      if (r == rank || peer.process.pid_namespace != own_namespace) continue;
+      if (state_of(peer.process, own_namespace) != ProcessState::stopped) {
+        peer.stopped_since = 0;
+      } else if (peer.stopped_since < awake_since || peer.stopped_since == 0) {
+        peer.stopped_since = now;
+      } else if (now - peer.stopped_since > options.timeout_seconds) {
+        found.push_back(r);
+      }
+    }
+    return found;
+  }
+
+  std::string heard_failure() const {
+    for (const Communicator* c : communicators) {
+      if (std::string text = c->heard_failure(); !text.empty()) return text;
+    }
+    return "";
   }
 
   void run() {
-    double paused_since = 0;
     std::unique_lock lock(mutex);
-    double looked = now_seconds();
+    double looked = now_seconds(), heard_since = 0;
     while (!stop) {
       ended.wait_for(lock, std::chrono::milliseconds(500));
       if (stop) return;
-      if (now_seconds() - looked > kAsleepSeconds) awake_since = now_seconds();
-      looked = now_seconds();
-      if (paused) {
-        paused_since = now_seconds();
-        continue;
+      const double now = now_seconds();
+      if (now - looked > kAsleepSeconds) awake_since = now;
+      looked = now;
+      if (const std::string heard = heard_failure(); !heard.empty()) {
+        if (heard_since == 0) heard_since = now;
+        if (now - heard_since > kHeardSeconds) give_up("stands still because another rank has failed: " + heard, {{"error", heard}, {"heard", true}});
       }
-      if (paused_since > 0 && last_progress < paused_since) last_progress = paused_since;
-      if (stuck_seconds() <= options.timeout_seconds) continue;
-      lock.unlock();
-      give_up();
+      if (const std::vector<int> stopped = stopped_peers(); !stopped.empty()) {
+        give_up("waits for a rank of its node that has been stopped for longer than hang_timeout", {{"stopped", stopped}});
+      }
+      if (paused == 0 && stuck_seconds() > options.timeout_seconds) {
+        give_up("has made no progress for " + std::to_string(static_cast<int64_t>(stuck_seconds())) + " s", Json::object());
+      }
     }
   }
 
-  Json dump() const {
-    Json communicators = Json::array();
-    for (const FlightRecorder* r : recorders) communicators.push_back(parse_json(r->json(), "flight recorder"));
+  Json dump(const Json& why) const {
+    Json all = Json::array();
+    for (const FlightRecorder* r : recorders()) all.push_back(parse_json(r->json(), "flight recorder"));
     Json stacks = Json::array();
     for (const std::string& line : stacks_of_all_threads()) stacks.push_back(line);
-    return {{"rank", options.rank},
-            {"size", options.size},
-            {"host", options.host},
-            {"process", static_cast<int64_t>(::getpid())},
-            {"phase", phase.load()},
-            {"step", step.load()},
-            {"stuck_seconds", stuck_seconds()},
-            {"resident_bytes", resident_bytes()},
-            {"communicators", communicators},
-            {"stacks", stacks}};
+    char id[32];
+    std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(job));
+    Json out = {{"rank", rank},
+                {"size", size},
+                {"host", options.host},
+                {"process", static_cast<int64_t>(::getpid())},
+                {"job", id},
+                {"time", std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count()},
+                {"phase", phase.load()},
+                {"step", step.load()},
+                {"stuck_seconds", stuck_seconds()},
+                {"resident_bytes", resident_bytes()}};
+    out.update(why);
+    out["communicators"] = all;
+    out["stacks"] = stacks;
+    return out;
   }
 
-  [[noreturn]] void give_up() {
-    std::string text = "llmtrain: rank " + std::to_string(options.rank) + " on " + options.host + " has made no progress for " +
-                       std::to_string(static_cast<int64_t>(stuck_seconds())) + " s (phase " + phase.load() + ", step " + std::to_string(step) + ")\n";
+  void write_dump(const Json& why) const {
+    make_directories(options.dump_dir);
+    write_file_atomically(options.dump_dir + "/" + dump_name(rank), dump_json(dump(why), 1) + "\n");
+  }
+
+  // Until every rank has a dump of this start, but not for long.
+  void wait_for_others(double began) const {
+    const double deadline = now_seconds() + kOthersSeconds;
+    const auto fresh = [&](int r) {
+      struct stat info {};
+      return ::stat((options.dump_dir + "/" + dump_name(r)).c_str(), &info) == 0 && static_cast<double>(info.st_mtime) >= began - 1;
+    };
+    while (now_seconds() < deadline) {
+      int there = 0;
+      for (int r = 0; r < size; ++r) there += fresh(r) ? 1 : 0;
+      if (there == size) return;
+      ::usleep(50'000);
+    }
+  }
+
+  // With `mutex` held.
+  [[noreturn]] void give_up(const std::string& what, const Json& why) {
+    std::string text = "llmtrain: rank " + std::to_string(rank) + " on " + options.host + " " + what + " (phase " + phase.load() + ", step " +
+                       std::to_string(step) + ")\n";
     try {
-      make_directories(options.dump_dir);
-      write_file_atomically(options.dump_dir + "/" + dump_name(options.rank), dump_json(dump(), 1) + "\n");
-      ::usleep(2'000'000);  // the others' watchdogs run out within their half second of ours
-      const Diagnosis found = diagnose(read_dumps({options.dump_dir}));
-      text += found.text() + "dumps: " + options.dump_dir + " (llmtrain diagnose " + options.dump_dir + ")\n";
+      const double began = static_cast<double>(std::time(nullptr)) - kOthersSeconds;
+      write_dump(why);
+      wait_for_others(began);
+      text += diagnose(read_dumps({options.dump_dir})).text() + "dumps: " + options.dump_dir + " (llmtrain diagnose " + options.dump_dir + ")\n";
     } catch (const std::exception& e) {
       text += std::string("the dump could not be written: ") + e.what() + "\n";
     }
@@ -209,15 +292,27 @@ struct Watchdog::State {
   }
 };
 
-Watchdog::Watchdog(WatchdogOptions options, std::vector<const FlightRecorder*> recorders) : state_(std::make_unique<State>()) {
+Watchdog::Watchdog(WatchdogOptions options, RankGroup& group, const FlightRecorder* recorder) : state_(std::make_unique<State>()) {
   // The first backtrace() loads libgcc: not in a signal handler, when memory may be locked.
   void* frame[1];
   ::backtrace(frame, 1);
-  state_->options = std::move(options);
-  state_->recorders = std::move(recorders);
-  // Dumps of an earlier run would be taken for this one's.
-  ::unlink((state_->options.dump_dir + "/" + dump_name(state_->options.rank)).c_str());
-  state_->thread = std::thread([this] { state_->run(); });
+  State& s = *state_;
+  s.options = std::move(options);
+  s.rank = group.rank();
+  s.size = group.size();
+  s.group_recorder = recorder;
+  Peer me{};
+  me.process = this_process();
+  s.options.host.copy(me.host, sizeof me.host - 1);
+  s.own_namespace = me.process.pid_namespace;
+  s.peers.resize(static_cast<size_t>(s.size));
+  group.all_gather(&me, s.peers.data(), sizeof me);
+  for (Peer& peer : s.peers) {  // namespaces of different machines may have the same number
+    if (std::string(peer.host) != me.host) peer.process = ProcessName{};
+  }
+  s.job = s.rank == 0 ? static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()) ^ static_cast<uint64_t>(::getpid()) << 40 : 0;
+  group.broadcast(&s.job, sizeof s.job, 0);
+  s.thread = std::thread([this] { state_->run(); });
 }
 
 Watchdog::~Watchdog() {
@@ -229,12 +324,50 @@ Watchdog::~Watchdog() {
   state_->thread.join();
 }
 
+void Watchdog::watch(std::vector<Communicator*> communicators) {
+  std::lock_guard lock(state_->mutex);
+  state_->communicators = std::move(communicators);
+  // A dump of an earlier run.
+  ::unlink((state_->options.dump_dir + "/" + dump_name(state_->rank)).c_str());
+}
+
+void Watchdog::forget() {
+  std::lock_guard lock(state_->mutex);
+  state_->communicators.clear();
+}
+
 void Watchdog::progress(const char* phase, int64_t step) {
   state_->phase = phase;
   state_->step = step;
   state_->last_progress = now_seconds();
+  if (state_->paused.exchange(0) != 0) state_->resumed = now_seconds();
 }
 
-void Watchdog::pause(bool on) { state_->paused = on; }
+void Watchdog::pause(const char* phase) {
+  state_->phase = phase;
+  state_->paused = 1;
+}
+
+void Watchdog::resume() {
+  state_->resumed = state_->last_progress = now_seconds();
+  state_->phase = "training";
+  state_->paused = 0;
+}
+
+void Watchdog::failed(const std::string& error, bool heard) {
+  State& s = *state_;
+  std::lock_guard lock(s.mutex);  // the thread looks no more; where it is writing a dump itself, it ends the process
+  if (s.communicators.empty()) return;
+  s.stop = true;
+  try {
+    const double began = static_cast<double>(std::time(nullptr)) - kOthersSeconds;
+    s.write_dump({{"error", error}, {"heard", heard}});
+    for (Communicator* c : s.communicators) c->announce_failure(error);
+    s.wait_for_others(began);
+  } catch (const std::exception& e) {
+    const std::string text = std::string("llmtrain: the dump could not be written: ") + e.what() + "\n";
+    [[maybe_unused]] const ssize_t n = ::write(2, text.data(), text.size());
+  }
+}
 
 }  // namespace llmtrain

@@ -88,7 +88,7 @@ void take(Config& config, const Given& given, Faults& faults, Refusals& refusals
   const Key* key = find_key(given.name);
   if (!key) {
     const std::string shown = given.name.substr(0, 80);
-    faults.add(given.where, "unknown key '" + shown + "'", "nearest known key: " + nearest(given.name, key_names()));
+    faults.add(given.where, "unknown key '" + shown + "'", faults.full() ? "" : "nearest known key: " + nearest(given.name, key_names()));
     return;
   }
   if (!config.origins.emplace(key->name, given.where).second) {

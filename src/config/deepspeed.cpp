@@ -227,6 +227,7 @@ class Reader {
   }
 
   void unknown(const std::string& path) {
+    if (faults_.full()) return faults_.add(where_, "unknown key");
     std::vector<std::string> known;
     for (const Entry& entry : entries()) known.push_back(entry.path);
     faults_.add(line_of(text_, where_, path), "unknown key '" + path.substr(0, 120) + "'", "nearest known key: " + nearest(path, known));
@@ -303,6 +304,7 @@ class Reader {
     const std::string path = prefix + key;
     const auto& known = offload_keys();
     if (std::find(known.begin(), known.end(), key) == known.end()) {
+      if (faults_.full()) return faults_.add(where_, "unknown key");
       faults_.add(line_of(text_, where_, path), "unknown key '" + path.substr(0, 120) + "'", "nearest known key: " + prefix + nearest(key, known));
     } else if (key == "device") {
       const bool fine = value.is_string() && (value == "none" || value == "cpu" || value == "nvme");

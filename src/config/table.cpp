@@ -279,7 +279,6 @@ void Faults::add(const std::string& where, const std::string& what, const std::s
 
 void Faults::raise() const {
   if (lines_.empty()) return;
-  constexpr size_t kShown = 8;  // a file of another program would fill the screen
   std::string message;
   for (size_t i = 0; i < std::min(lines_.size(), kShown); ++i) {
     message += (i == 0 ? "" : "\n") + lines_[i].text + (lines_[i].advice.empty() ? "" : "\n  " + lines_[i].advice);

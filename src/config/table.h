@@ -89,12 +89,15 @@ class Faults {
  public:
   void add(const std::string& where, const std::string& what, const std::string& advice = "");
   bool empty() const { return lines_.empty(); }
+  // Whether there are as many as are shown: those that follow are only counted, so their advice need not be worked out.
+  bool full() const { return lines_.size() >= kShown; }
   void raise() const;  // throws InputError unless empty
 
  private:
   struct Line {
     std::string text, advice;
   };
+  static constexpr size_t kShown = 8;  // a file of another program would fill the screen
   std::vector<Line> lines_;
 };
 

@@ -155,6 +155,7 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
   size_t best_distance = SIZE_MAX;
   for (const std::string& candidate : candidates) {
     const size_t n = candidate.size();
+    if (std::max(n, word.size()) - std::min(n, word.size()) >= best_distance) continue;  // the distance is at least this
     std::vector<size_t> before(n + 1), last(n + 1), row(n + 1);
     std::iota(last.begin(), last.end(), size_t{0});
     for (size_t i = 1; i <= word.size(); ++i) {

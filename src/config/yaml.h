@@ -13,6 +13,8 @@ namespace llmtrain {
 inline constexpr size_t kYamlMaxBytes = size_t{1} << 20;
 inline constexpr int kYamlMaxDepth = 32;
 
+struct YamlEntry;
+
 struct YamlNode {
   enum class Kind { null, scalar, list, map };
   Kind kind = Kind::null;
@@ -20,7 +22,13 @@ struct YamlNode {
   bool quoted = false;                                    // scalar: in quotes or a block, so it is a text whatever it looks like
   int line = 0;                                           // from 1
   std::vector<YamlNode> items;                            // list
-  std::vector<std::pair<std::string, YamlNode>> entries;  // map, in the file's order
+  std::vector<YamlEntry> entries;                         // map, in the file's order
+};
+
+struct YamlEntry {
+  YamlEntry(std::string key, YamlNode value) : first(std::move(key)), second(std::move(value)) {}
+  std::string first;
+  YamlNode second;
 };
 
 // InputError "where:line:column: what" for broken or refused YAML. parse_yaml: a document whose root is a map.

@@ -26,6 +26,12 @@ class OperationError : public std::runtime_error {
   explicit OperationError(const std::string& message) : std::runtime_error(message) {}
 };
 
+// The operation failed on another rank, or that rank has ended: this one has only heard of it. The text is that of the rank that failed.
+class PeerFailure : public OperationError {
+ public:
+  using OperationError::OperationError;
+};
+
 class NotHere : public std::runtime_error {
  public:
   explicit NotHere(const std::string& message) : std::runtime_error(message) {}

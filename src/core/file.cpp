@@ -52,6 +52,20 @@ void make_writable_directories(const std::string& path) {
   if (error) throw InputError(path, "this folder cannot be made or written to: " + error.message(), "name a folder that you may write to");
 }
 
+int open_uninterrupted(const std::string& path, int flags, unsigned mode) {
+  int fd;
+  do {
+    fd = ::open(path.c_str(), flags, mode);
+  } while (fd < 0 && errno == EINTR);
+  return fd;
+}
+
+void rename_path(const std::string& from, const std::string& to) {
+  while (::rename(from.c_str(), to.c_str()) != 0) {
+    if (errno != EINTR) throw_errno("rename", from + " -> " + to, errno);
+  }
+}
+
 void write_file_atomically(const std::string& path, std::string_view content) {
   const std::string temporary = path + ".tmp." + std::to_string(::getpid());
   try {
@@ -59,7 +73,7 @@ void write_file_atomically(const std::string& path, std::string_view content) {
     file.write_at(content.data(), content.size(), 0);
     file.sync();
     file.close();
-    if (::rename(temporary.c_str(), path.c_str()) != 0) throw_errno("rename", temporary + " -> " + path, errno);
+    rename_path(temporary, path);
   } catch (...) {
     ::unlink(temporary.c_str());
     throw;
@@ -99,19 +113,19 @@ File File::open_for_reading(const std::string& path) {
     throw InputError(path, e == ENOENT ? "no such file" : std::string("cannot be opened: ") + std::strerror(e));
   }
   if (!S_ISREG(s.st_mode)) throw InputError(path, S_ISDIR(s.st_mode) ? "is a folder, a file is expected" : "is not a regular file");
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open_uninterrupted(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw InputError(path, std::string("cannot be opened: ") + std::strerror(errno));
   return File(fd, path);
 }
 
 File File::create(const std::string& path, bool truncate) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | (truncate ? O_TRUNC : 0), 0666);
+  const int fd = open_uninterrupted(path, O_RDWR | O_CREAT | O_CLOEXEC | (truncate ? O_TRUNC : 0));
   if (fd < 0) throw_errno("open", path, errno);
   return File(fd, path);
 }
 
 File File::open_for_writing(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  const int fd = open_uninterrupted(path, O_RDWR | O_CLOEXEC);
   if (fd < 0) throw_errno("open", path, errno);
   return File(fd, path);
 }

@@ -17,6 +17,10 @@ bool is_directory(const std::string& path);
 // Writes to a temporary name beside `path`, fsyncs and renames: the old content or the new, never half of it.
 // OperationError with errno and path on failure; the temporary file is removed.
 void write_file_atomically(const std::string& path, std::string_view content);
+// rename(2), repeated when a signal interrupts it (network file systems). OperationError naming both paths.
+void rename_path(const std::string& from, const std::string& to);
+// open(2), repeated when a signal interrupts it. -1 and errno.
+int open_uninterrupted(const std::string& path, int flags, unsigned mode = 0666);
 // mkdir -p. OperationError.
 void make_directories(const std::string& path);
 // The same for a folder that a person named, before anything is done: where it cannot be made or written to, InputError. A full disk stays an

@@ -41,6 +41,7 @@ void run_on_all_or_fail(RankGroup& group, Work&& work) {
     const std::string text = broadcast_string(group, message, r);
     const std::string on = group.size() > 1 ? " (rank " + std::to_string(r) + ")" : "";
     if (all[static_cast<size_t>(r)] == input) throw InputError(text + on);
+    if (r != group.rank()) throw PeerFailure(text + on);
     throw OperationError(text + on);
   }
 }

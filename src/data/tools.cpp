@@ -14,29 +14,41 @@
 namespace llmtrain {
 namespace {
 
+struct Member;
+
 struct Value {
   enum Kind { null, boolean, number, string, array, object } kind = null;
-  std::string text;                                // number and boolean as json.dumps prints them; the characters of a string
-  std::vector<Value> items;                        // of an array
-  std::vector<std::pair<std::string, Value>> members;  // of an object; a repeated key keeps its place and takes the last value
-  const Value* find(std::string_view key) const {
-    for (const auto& [k, v] : members) {
-      if (k == key) return &v;
-    }
-    return nullptr;
-  }
-  bool truthy() const {
-    switch (kind) {
-      case null: return false;
-      case boolean: return text == "true";
-      case number: return text.find_first_of("123456789") != std::string::npos;
-      case string: return !text.empty();
-      case array: return !items.empty();
-      case object: return !members.empty();
-    }
-    return false;
-  }
+  std::string text;             // number and boolean as json.dumps prints them; the characters of a string
+  std::vector<Value> items;     // of an array
+  std::vector<Member> members;  // of an object; a repeated key keeps its place and takes the last value
+  const Value* find(std::string_view key) const;
+  bool truthy() const;
 };
+
+struct Member {
+  Member(std::string k, Value v) : key(std::move(k)), value(std::move(v)) {}
+  std::string key;
+  Value value;
+};
+
+const Value* Value::find(std::string_view key) const {
+  for (const Member& m : members) {
+    if (m.key == key) return &m.value;
+  }
+  return nullptr;
+}
+
+bool Value::truthy() const {
+  switch (kind) {
+    case null: return false;
+    case boolean: return text == "true";
+    case number: return text.find_first_of("123456789") != std::string::npos;
+    case string: return !text.empty();
+    case array: return !items.empty();
+    case object: return !members.empty();
+  }
+  return false;
+}
 
 // repr(float): the fewest digits that read back exactly; fixed where the decimal exponent is in [-4, 16), else scientific.
 std::string python_float(double d) {

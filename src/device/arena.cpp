@@ -18,9 +18,8 @@ Arena::Arena(Device& device, size_t bytes) : device_(&device), capacity_(bytes) 
   block_ = static_cast<char*>(device.allocate(bytes));
   // Fresh pages of the CPU are zero and stay untouched until somebody uses them; memory of other devices is cleared here.
   if (device.kind() != DeviceKind::cpu) {
-    const std::vector<char> zeros(std::min(bytes, size_t{64} << 20));
     auto stream = device.make_stream("arena", false);
-    for (size_t at = 0; at < bytes; at += zeros.size()) device.copy_to_device(*stream, block_ + at, zeros.data(), std::min(zeros.size(), bytes - at));
+    device.zero(*stream, block_, bytes);
     stream->synchronize();
   }
 }

@@ -52,15 +52,23 @@ class Device {
   // be had.
   virtual void* allocate(size_t bytes) = 0;
   virtual void free(void* pointer) = 0;
-  virtual size_t bytes_available() const = 0;  // CPU: the smaller of free memory and what the cgroup leaves
+  // Host memory that copies to and from the device are fastest with, and that the device's kernels may read and write (CUDA: pinned and mapped; CPU:
+  // the same as allocate). Contents undefined. OperationError when it is not to be had.
+  virtual void* allocate_host(size_t bytes) = 0;
+  virtual void free_host(void* pointer) = 0;
+  virtual size_t bytes_available() const = 0;  // CPU: the smaller of free memory and what the cgroup leaves; CUDA: free memory of the GPU
   // `asynchronous` asks for a stream that makes progress while the compute stream works (CPU: a thread).
   virtual std::unique_ptr<Stream> make_stream(const std::string& name, bool asynchronous) = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
-  virtual void copy(Stream& stream, void* to, const void* from, size_t bytes) = 0;          // within the device
+  virtual void zero(Stream& stream, void* to, size_t bytes) = 0;
+  virtual void copy(Stream& stream, void* to, const void* from, size_t bytes) = 0;  // within the device
+  // `host` may be read after the stream has been waited for.
   virtual void copy_to_host(Stream& stream, void* host, const void* from, size_t bytes) = 0;
+  // `host` may be changed as soon as this returns, unless it is memory of allocate_host(): then after the copy was done.
   virtual void copy_to_device(Stream& stream, void* to, const void* host, size_t bytes) = 0;
 };
 
+// The CUDA device comes from the plugin: device/cuda_backend.h.
 // `threads`: how many threads a rank's kernels may use (device/cpu/threads.h finds the number).
 std::unique_ptr<Device> make_cpu_device(int threads);
 

@@ -80,7 +80,7 @@ void check_fits(const ShardLayout& layout, const FoundCheckpoint& checkpoint) {
   if (parameters != stored.size()) throw InputError(folder, "this is the checkpoint of another model: it holds " + std::to_string(stored.size()) + " tensors, this model has " + std::to_string(parameters));
 }
 
-void restore_engine(Engine& engine, const FoundCheckpoint& checkpoint, int64_t optimizer_steps) {
+void restore_engine(Engine& engine, RankGroup& group, const FoundCheckpoint& checkpoint, int64_t optimizer_steps) {
   ParameterManager& manager = engine.manager();
   const ShardLayout& layout = manager.layout();
   const std::map<std::string, Stored> stored = by_name(checkpoint.manifest.content);
@@ -92,13 +92,15 @@ void restore_engine(Engine& engine, const FoundCheckpoint& checkpoint, int64_t o
     reader.read_tensor(*s.unit, *s.tensor, *a, begin, count, out);
   };
   engine.set_weights([&](const ParameterSpec& p, int64_t begin, int64_t count, float* out) { read(p.name, p.trained ? "weight" : "frozen", begin, count, out); });
-  for (int u = 0; u < static_cast<int>(layout.units().size()); ++u) {
-    for (const OwnedRange& r : layout.owned(u, true, manager.rank())) {
-      const std::string& name = layout.units()[static_cast<size_t>(u)].parameters[static_cast<size_t>(r.parameter)].name;
-      read(name, "adam_m", r.tensor_begin, r.count, engine.optimizer().first_moment(u).as<float>() + r.shard_begin);
-      read(name, "adam_v", r.tensor_begin, r.count, engine.optimizer().second_moment(u).as<float>() + r.shard_begin);
+  run_on_all_or_fail(group, [&] {  // a shard that is refused on one rank is refused on all
+    for (int u = 0; u < static_cast<int>(layout.units().size()); ++u) {
+      for (const OwnedRange& r : layout.owned(u, true, manager.rank())) {
+        const std::string& name = layout.units()[static_cast<size_t>(u)].parameters[static_cast<size_t>(r.parameter)].name;
+        read(name, "adam_m", r.tensor_begin, r.count, engine.optimizer().first_moment(u).as<float>() + r.shard_begin);
+        read(name, "adam_v", r.tensor_begin, r.count, engine.optimizer().second_moment(u).as<float>() + r.shard_begin);
+      }
     }
-  }
+  });
   engine.optimizer().set_steps_done(optimizer_steps);
 }
 

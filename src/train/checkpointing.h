@@ -22,7 +22,8 @@ void fill_image(Engine& engine, ShardImage& image);
 // InputError naming the first tensor of a checkpoint that does not fit this model.
 void check_fits(const ShardLayout& layout, const FoundCheckpoint& checkpoint);
 
-// Weights, moments and step count from a verified checkpoint that fits. Collective.
-void restore_engine(Engine& engine, const FoundCheckpoint& checkpoint, int64_t optimizer_steps);
+// Weights, moments and step count from a verified checkpoint that fits. InputError on all ranks when one finds a file that this format does not write.
+// Collective.
+void restore_engine(Engine& engine, RankGroup& group, const FoundCheckpoint& checkpoint, int64_t optimizer_steps);
 
 }  // namespace llmtrain

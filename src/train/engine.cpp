@@ -98,14 +98,6 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
 
 Engine::~Engine() = default;
 
-std::vector<const FlightRecorder*> Engine::flight_recorders() const {
-  std::vector<const FlightRecorder*> recorders;
-  for (const auto* c : {gather_communicator_.get(), reduce_communicator_.get()}) {
-    if (c && c->flight_recorder()) recorders.push_back(c->flight_recorder());
-  }
-  return recorders;
-}
-
 Engine::Parts Engine::build(Arena& arena, Recompute recompute) {
   Parts parts;
   ParameterManagerOptions manager;

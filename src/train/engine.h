@@ -57,8 +57,8 @@ class Engine {
   void load_weights(const ModelFolder& folder);
   void random_weights(uint64_t seed);
   void set_weights(const ParameterManager::Fill& from) { fill(from); }
-  // The communicators' flight recorders, for the watchdog.
-  std::vector<const FlightRecorder*> flight_recorders() const;
+  // For the watchdog.
+  std::vector<Communicator*> communicators() const { return {gather_communicator_.get(), reduce_communicator_.get()}; }
 
   // One micro-step and the optimizer's step, as Transformer and AdamW define them.
   double forward_backward(const Batch& batch, double scale) { return transformer_->forward_backward(batch, static_cast<float>(scale)); }

@@ -29,8 +29,12 @@ void remove_results(const std::string& output_dir) {
 
 void remove_folders(const std::vector<std::pair<int64_t, std::string>>& folders) {
   for (const auto& [step, path] : folders) {
+    // Renamed first, so that a crash while it is being removed leaves nothing that looks like a damaged checkpoint.
+    const std::string doomed = path + ".old.tmp";
     std::error_code error;
-    fs::remove_all(path, error);
+    fs::remove_all(doomed, error);
+    if (!error) fs::rename(path, doomed, error);
+    if (!error) fs::remove_all(doomed, error);
     if (error) throw OperationError("remove " + path + ": " + error.message());
   }
 }

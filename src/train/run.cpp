@@ -46,7 +46,11 @@ class Run {
  public:
   Run(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log)
       : mpi_(mpi), group_(group), request_(request), config_(request.config), log_(log), writes_(group.rank() == 0),
-        stop_request_(request.config.max_hours), checkpoints_(config_, group, log, request.version) {}
+        checkpoints_(config_, group, log, request.version) {}
+
+  ~Run() {
+    if (request_.watchdog) request_.watchdog->forget();
+  }
 
   int go() {
     set_up_model();
@@ -98,10 +102,8 @@ class Run {
   std::optional<Sampler> sampler_;
   std::optional<StepPlan> plan_;
   std::optional<Schedule> schedule_;
-  StopRequest stop_request_;
   RunCheckpoints checkpoints_;
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<Watchdog> watchdog_;
   std::optional<RunLog> run_log_;
   std::optional<Evaluator> evaluator_;
   std::vector<std::pair<int64_t, std::string>> old_checkpoints_;
@@ -189,10 +191,11 @@ void Run::set_up_engine() {
   phases_.done("engine");
   if (const auto& found = checkpoints_.found()) {
     run_on_all_or_fail(group_, [&] { check_fits(engine_->manager().layout(), *found); });
-    restore_engine(*engine_, *found, checkpoints_.optimizer_steps());
+    restore_engine(*engine_, group_, *found, checkpoints_.optimizer_steps());
   } else {
     engine_->load_weights(*model_.weights);
   }
+  if (resumable() && config_.save_strategy != "no") checkpoints_.prepare(*engine_, engine_options().compute);
   phases_.done("weights");
   say_what_runs();
 }
@@ -249,10 +252,7 @@ void Run::set_up_output() {
     write_file_atomically(config_.output_dir + "/memory_plan.txt", plan);
   });
   if (config_.evaluates()) evaluator_.emplace(*engine_, std::move(eval_rows_), config_.per_device_eval_batch_size, log_, run_log_ ? &*run_log_ : nullptr);
-  if (group_.size() > 1) {
-    watchdog_ = std::make_unique<Watchdog>(WatchdogOptions{config_.hang_timeout, config_.output_dir + "/dumps", group_.rank(), group_.size(), mpi_.host()},
-                                           engine_->flight_recorders());
-  }
+  if (request_.watchdog) request_.watchdog->watch(engine_->communicators());
   phases_.done("output");
   log_.info(phases_.line());
 }
@@ -268,13 +268,13 @@ bool Run::train() {
   parts.evaluator = evaluator_ ? &*evaluator_ : nullptr;
   parts.save_checkpoint = [this](int64_t step, const Json& state) { save_checkpoint(step, state); };
   parts.between_steps = [this] { checkpoints_.poll(); };
-  parts.stop = &stop_request_;
-  parts.watchdog = watchdog_.get();
+  parts.stop = request_.stop;
+  parts.watchdog = request_.watchdog;
   parts.begun_well = [this] { remove_folders(old_checkpoints_); };
   Trainer trainer(std::move(parts), *plan_, *schedule_);
   if (checkpoints_.found()) trainer.restore(checkpoints_.step(), checkpoints_.trainer_state());
   TrainSummary summary = trainer.train();
-  if (watchdog_) watchdog_->pause(true);  // what follows may take long on a slow disk
+  if (request_.watchdog) request_.watchdog->pause("the end of the run");  // may take long on a slow disk
   checkpoints_.finish();
   if (trainer.stopped()) return false;
   // 6 operations a parameter and token, the embedding's table left out, as transformers estimates it.
@@ -302,12 +302,13 @@ bool Run::nothing_left() {
 
 int Run::stop() {
   if (run_log_) run_log_->write_state(config_.output_dir);
-  const std::string reason = stop_request_.reason().empty() ? "a request to another rank" : stop_request_.reason();
+  const std::string reason = request_.stop->reason().empty() ? "a request to another rank" : request_.stop->reason();
   log_.info("stopped on request (" + reason + ")" + (resumable() ? ": a checkpoint is committed, start again to go on" : ": save_only_model leaves nothing to resume from"));
   return kExitStopped;
 }
 
 void Run::evaluate_only() {
+  if (request_.watchdog) request_.watchdog->progress("evaluation", 0);
   evaluator_->run(0, 0, std::chrono::duration<double>(Clock::now() - begun_).count(), true);
 }
 
@@ -341,6 +342,29 @@ void Run::finish() {
 
 }  // namespace
 
-int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log) { return Run(mpi, group, request, log).go(); }
+int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log) {
+  auto run = std::make_unique<Run>(mpi, group, request, log);
+  const auto fail = [&](const std::string& message, bool heard) {
+    if (request.watchdog) request.watchdog->failed(message, heard);
+    // Taking the engine down could wait for ranks that never answer. The program is about to end.
+    if (group.size() > 1) static_cast<void>(run.release());
+  };
+  try {
+    return run->go();
+  } catch (const InputError&) {
+    throw;
+  } catch (const NotHere&) {
+    throw;
+  } catch (const PeerFailure& e) {
+    fail(e.what(), true);
+    throw;
+  } catch (const std::bad_alloc&) {
+    fail("out of host memory", false);
+    throw;
+  } catch (const std::exception& e) {
+    fail(e.what(), false);
+    throw;
+  }
+}
 
 }  // namespace llmtrain

@@ -13,12 +13,18 @@
 
 namespace llmtrain {
 
+class StopRequest;
+class Watchdog;
+
 struct RunRequest {
   Config config;                   // checked (check_trainable), batch sizes resolved for this number of ranks
   std::vector<std::string> notes;  // accepted without effect: logged once
   std::string version;             // the block of `llmtrain --version`, kept beside the results
+  const StopRequest* stop = nullptr;  // not null
+  Watchdog* watchdog = nullptr;       // null on a single rank
 };
 
+// What fails on this rank (not wrong input, which all ranks have agreed on) is dumped by the watchdog and thrown; the engine is then left as it is.
 // kExitDone, or kExitStopped where the run was asked to stop (a signal, max_hours) and left a checkpoint to go on from.
 int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log);
 

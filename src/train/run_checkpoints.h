@@ -41,6 +41,8 @@ class RunCheckpoints {
   const Json& log_state() const;
   int64_t optimizer_steps() const;
 
+  // Makes the image that saves are copied into, so that the first save takes no longer than the others. Otherwise the first save does.
+  void prepare(Engine& engine, DType compute);
   // Saves `engine` as of `step`; what an earlier save left unfinished is committed first.
   void save(int64_t step, Engine& engine, DType compute, const Json& trainer_state, const RunLog* run_log, int64_t rows, const std::vector<SmallFile>& model_files);
   void poll();    // between steps: commits a finished save

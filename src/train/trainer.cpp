@@ -97,9 +97,13 @@ TrainSummary Trainer::train() {
     stopped_ = parts_.stop && asked_to_stop() && step < plan_.total_steps();
     if (parts_.save_checkpoint && (stopped_ || saving_.at(step, plan_))) {
       const Json now = state();
+      const WatchdogPause pause(parts_.watchdog, "saving");  // a slow disk is nobody's fault
       aside([&] { parts_.save_checkpoint(step, now); });
     }
-    if (parts_.between_steps) parts_.between_steps();
+    if (parts_.between_steps) {
+      const WatchdogPause pause(parts_.watchdog, "saving");
+      parts_.between_steps();
+    }
   }
   if (!stopped_) reduce_losses();
   if (parts_.progress) parts_.progress->finish();

@@ -2,10 +2,15 @@
 #pragma once
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include "checkpoint/content.h"
+#include "checkpoint/digest.h"
+#include "checkpoint/index_file.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/shard_image.h"
 
 namespace llmtrain::testing_support {
@@ -15,7 +20,8 @@ inline int64_t shard_of(int64_t elements, int world) {
   return (n + 15) / 16 * 16;
 }
 
-inline CheckpointContent small_content(int world) {
+// `scale`: how many times as many rows each matrix has.
+inline CheckpointContent small_content(int world, int64_t scale = 1) {
   CheckpointContent content;
   content.world = world;
   const auto add = [&](const std::string& name, std::vector<StoredTensor> tensors) {
@@ -34,10 +40,10 @@ inline CheckpointContent small_content(int world) {
     if (frozen > 0) u.arrays.push_back({"frozen", DType::bfloat16, false, shard_of(frozen, world)});
     content.units.push_back(std::move(u));
   };
-  add("embedding", {{"model.embed_tokens.weight", {37, 11}, true, 0}});
-  add("layer 0", {{"model.layers.0.input_layernorm.weight", {11}, true, 0}, {"model.layers.0.mlp.up_proj.weight", {23, 11}, false, 0},
-                  {"model.layers.0.self_attn.q_proj.weight", {13, 11}, true, 0}});
-  add("head", {{"model.norm.weight", {11}, true, 0}, {"lm_head.weight", {37, 11}, true, 0}});
+  add("embedding", {{"model.embed_tokens.weight", {37 * scale, 11}, true, 0}});
+  add("layer 0", {{"model.layers.0.input_layernorm.weight", {11}, true, 0}, {"model.layers.0.mlp.up_proj.weight", {23 * scale, 11}, false, 0},
+                  {"model.layers.0.self_attn.q_proj.weight", {13 * scale, 11}, true, 0}});
+  add("head", {{"model.norm.weight", {11}, true, 0}, {"lm_head.weight", {37 * scale, 11}, true, 0}});
   return content;
 }
 
@@ -60,6 +66,45 @@ inline void fill_image(ShardImage& image, const CheckpointContent& content, int 
       image.put(u, a.name, 0, a.shard_elements, raw.data());
     }
   }
+}
+
+inline void write_text(const std::string& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+
+// Lists a file as it is now.
+inline void list_file(Manifest& manifest, const std::string& folder, const std::string& name) {
+  const ManifestFile entry{name, std::filesystem::file_size(folder + "/" + name), digest_of_file(folder + "/" + name)};
+  for (ManifestFile& f : manifest.files) {
+    if (f.name == name) {
+      f = entry;
+      return;
+    }
+  }
+  manifest.files.push_back(entry);
+}
+
+// A whole checkpoint as `content.world` ranks would write it, by one process. `mark` goes into the values.
+inline Manifest write_checkpoint(const std::string& folder, const CheckpointContent& content, int64_t mark) {
+  std::filesystem::create_directories(folder);
+  Manifest m;
+  m.run_id = "run";
+  m.step = mark;
+  m.state = Json{{"mark", mark}};
+  m.build = "build";
+  m.content = content;
+  for (int rank = 0; rank < content.world; ++rank) {
+    ShardImage image(content);
+    fill_image(image, content, rank, mark);
+    image.write(folder + "/" + shard_file_name(rank, content.world));
+    list_file(m, folder, shard_file_name(rank, content.world));
+  }
+  const std::pair<const char*, std::string> sides[] = {
+      {"index.h5", build_index_file(content)}, {"trainer_state.json", "{\"log_history\": []}\n"}, {"config.json", "{\"model_type\": \"llama\"}\n"}};
+  for (const auto& [name, text] : sides) {
+    write_text(folder + "/" + name, text);
+    list_file(m, folder, name);
+  }
+  write_text(folder + "/manifest.json", dump_manifest(m));
+  return m;
 }
 
 }  // namespace llmtrain::testing_support

@@ -13,6 +13,8 @@ output=$(PATH="$scratch/bin:$PATH" scripts/install-deps --check 2>&1) || status=
 [[ $status -eq 2 ]] || fail "exit code $status instead of 2"
 grep -q 'apt-get install -y --no-install-recommends .*libhdf5-dev' <<<"$output" || fail "no line to copy: $output"
 [[ ! -e $scratch/installed ]] || fail "--check ran apt-get"
+output=$(PATH="$scratch/bin:/usr/bin:/bin" scripts/install-deps --check --tests 2>&1) || true
+command -v slurmctld >/dev/null || [[ -x /usr/sbin/slurmctld ]] || grep -q 'slurm-wlm' <<<"$output" || fail "--tests does not ask for Slurm: $output"
 status=0
 scripts/install-deps --nonsense >/dev/null 2>&1 || status=$?
 [[ $status -eq 2 ]] || fail "an unknown option gives $status instead of 2"

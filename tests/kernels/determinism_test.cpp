@@ -84,7 +84,7 @@ TEST_F(Determinism, TheReservedWorkspaceServesCallsUpToTheLimits) {
     EXPECT_EQ(arena.total(), plan.total());
     const std::vector<Tensor> with = run_all(type, 2);
     for (size_t i = 0; i < with.size(); ++i) EXPECT_TRUE(with[i].same_bits(without[i])) << i;
-    kernels_ = make_cpu_kernels(*device_);  // gives its use of the arena up before the arena goes
+    kernels_ = TestBackend::get().make_kernels();  // gives its use of the arena up before the arena goes
   }
 }
 

@@ -34,6 +34,10 @@ TEST_F(Elementwise, CastRoundsToNearestEvenAsTheStorageTypeDoes) {
     kernels().cast(stream(), low.view(), back.view());
     for (int64_t i = 0; i < n; ++i) {
       const bfloat16 want(x.view().as<float>()[i]);
+      if (std::isnan(x.get(i))) {  // quiet, whatever its other bits: GPUs make all of them one
+        ASSERT_TRUE(std::isnan(low.get(i)) && (low.view().as<uint16_t>()[i] & 0x40) != 0 && std::isnan(back.get(i))) << i;
+        continue;
+      }
       ASSERT_EQ(low.view().as<uint16_t>()[i], want.bits) << i;
       ASSERT_EQ(back.view().as<uint32_t>()[i], static_cast<uint32_t>(want.bits) << 16) << i;
     }

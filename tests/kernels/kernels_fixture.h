@@ -1,4 +1,4 @@
-// What the tests of the kernels share: random tensors whose values are read as double, a device with kernels, and comparison within a derived bound.
+// What the tests of the kernels share, on either backend (support/backend.h): random tensors whose values are read as double, a device with kernels, and comparison within a derived bound.
 //
 // Bounds are written with eps = 2^-24, the unit roundoff of float32, and store(x) = the rounding of one store to X: |x| 2^-24 or |x| 2^-8.
 // Sums of n float32 terms are bounded by n eps sum |terms| (Higham, Accuracy and Stability of Numerical Algorithms, 2002, §4.2); a fused or
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "support/backend.h"
 
 namespace llmtrain::testing_support {
 
@@ -65,7 +66,7 @@ class Tensor {
   bool same_bits(const Tensor& other) const { return bytes_ == other.bytes_; }
 
  private:
-  std::vector<char> bytes_;
+  SharedBlock bytes_;
   TensorView view_;
 };
 
@@ -78,9 +79,9 @@ class KernelsFixture : public testing::Test {
       : seed_(std::random_device{}()),
         trace_(__FILE__, __LINE__, "seed " + std::to_string(seed_)),
         random_(seed_),
-        device_(make_cpu_device(1)),
+        device_(&TestBackend::get().device()),
         stream_(device_->make_stream("compute", false)),
-        kernels_(make_cpu_kernels(*device_)) {}
+        kernels_(TestBackend::get().make_kernels()) {}
 
   double normal(double scale = 1) { return std::normal_distribution<double>(0, scale)(random_); }
   int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(random_); }
@@ -100,7 +101,7 @@ class KernelsFixture : public testing::Test {
   const uint32_t seed_;
   testing::ScopedTrace trace_;
   std::mt19937_64 random_;
-  std::unique_ptr<Device> device_;
+  Device* device_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Kernels> kernels_;
 };

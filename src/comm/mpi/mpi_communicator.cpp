@@ -227,7 +227,10 @@ void MpiCommunicator::exchange_descriptions(const CollectiveDescription& mine, c
     check_mpi(MPI_Irecv(&theirs[i], kBytes, MPI_BYTE, ranks[i], kTagDescription, peer_comm_.get(), &requests.emplace_back()), "MPI_Irecv");
   for (int r : ranks) check_mpi(MPI_Isend(&mine, kBytes, MPI_BYTE, r, kTagDescription, peer_comm_.get(), &requests.emplace_back()), "MPI_Isend");
   const auto compare = [&](size_t i) {
-    if (i < ranks.size() && !theirs[i].same_as(mine)) throw OperationError(disagreement(name_, rank_, mine, ranks[i], theirs[i]));
+    if (i >= ranks.size() || theirs[i].same_as(mine)) return;
+    const std::string text = disagreement(name_, rank_, mine, ranks[i], theirs[i]);
+    if (theirs[i].sequence == CollectiveDescription::kFailed) throw PeerFailure(text);
+    throw OperationError(text);
   };
   wait_for_each(requests, compare, [this] { board_->throw_if_failed(); });
 }

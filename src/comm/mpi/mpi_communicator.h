@@ -50,6 +50,8 @@ class MpiCommunicator final : public Communicator {
   double busy_seconds() const override { return recorder_.busy_seconds(); }
   std::string describe() const override;
   const FlightRecorder* flight_recorder() const override { return &recorder_; }
+  void announce_failure(const std::string& message) override { board_->fail(message); }
+  std::string heard_failure() const override { return board_->failure_of_others(); }
 
  private:
   struct Place {

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "comm/context.h"
+#include "comm/flight_recorder.h"
 #include "comm/mpi/mpi_calls.h"
 #include "core/error.h"
 
@@ -29,16 +30,33 @@ bool mpi_launched() { return !environment("OMPI_COMM_WORLD_SIZE").empty() || !en
 
 class MpiRankGroup final : public RankGroup {
  public:
-  explicit MpiRankGroup(const MpiRuntime& mpi) : rank_(mpi.rank()), size_(mpi.size()), comm_(MpiGroup::duplicate(MPI_COMM_WORLD)) {}
+  explicit MpiRankGroup(const MpiRuntime& mpi)
+      : rank_(mpi.rank()), size_(mpi.size()), comm_(MpiGroup::duplicate(MPI_COMM_WORLD)), recorder_("group", mpi.rank(), 32) {}
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  void barrier() override { check_mpi(MPI_Barrier(comm_.get()), "MPI_Barrier"); }
-  void all_gather(const void* mine, void* all, size_t bytes_each) override { all_gather_any_size(comm_.get(), size_, mine, all, bytes_each); }
-  void broadcast(void* data, size_t bytes, int root) override { broadcast_any_size(comm_.get(), data, bytes, root); }
+  void barrier() override {
+    recorded("barrier", 0, [&] { check_mpi(MPI_Barrier(comm_.get()), "MPI_Barrier"); });
+  }
+  void all_gather(const void* mine, void* all, size_t bytes_each) override {
+    recorded("all_gather", bytes_each, [&] { all_gather_any_size(comm_.get(), size_, mine, all, bytes_each); });
+  }
+  void broadcast(void* data, size_t bytes, int root) override {
+    recorded("broadcast", bytes, [&] { broadcast_any_size(comm_.get(), data, bytes, root); });
+  }
+  const FlightRecorder& recorder() const { return recorder_; }
 
  private:
+  template <class Work>
+  void recorded(const char* operation, size_t bytes, Work work) {
+    const uint64_t sequence = recorder_.issue(operation, bytes, "");
+    recorder_.start(sequence);
+    work();
+    recorder_.finish(sequence);
+  }
+
   int rank_, size_;
   MpiGroup comm_;
+  FlightRecorder recorder_;
 };
 
 }  // namespace
@@ -86,6 +104,11 @@ void MpiRuntime::abort(int exit_code) {
 std::unique_ptr<RankGroup> make_rank_group(MpiRuntime& mpi) {
   if (!mpi.active() || mpi.size() == 1) return std::make_unique<SoloGroup>();
   return std::make_unique<MpiRankGroup>(mpi);
+}
+
+const FlightRecorder* flight_recorder_of(const RankGroup& group) {
+  const auto* over_mpi = dynamic_cast<const MpiRankGroup*>(&group);
+  return over_mpi ? &over_mpi->recorder() : nullptr;
 }
 
 }  // namespace llmtrain

@@ -2,8 +2,6 @@
 #include "comm/mpi/node_board.h"
 
 #include <linux/futex.h>
-#include <signal.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,10 +10,8 @@
 #include <cerrno>
 #include <chrono>
 #include <climits>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 
+#include "comm/process.h"
 #include "core/error.h"
 
 namespace llmtrain {
@@ -37,33 +33,8 @@ long futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const tim
   return syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, timeout, nullptr, 0);
 }
 
-uint64_t namespace_of_this_process() {
-  struct stat info {};
-  return stat("/proc/self/ns/pid", &info) == 0 ? info.st_ino : 0;
-}
-
-// State and start time of a process (fields 3 and 22 of /proc/<pid>/stat; the name before them may hold anything). false: cannot be read.
-bool process_state(int64_t pid, char* state, uint64_t* start_time) {
-  std::ifstream in("/proc/" + std::to_string(pid) + "/stat");
-  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  size_t at = text.rfind(')');
-  if (at == std::string::npos || at + 2 >= text.size()) return false;
-  *state = text[at + 2];
-  for (int field = 2; field < 22; ++field) {
-    at = text.find(' ', at + 1);
-    if (at == std::string::npos) return false;
-  }
-  *start_time = std::strtoull(text.c_str() + at + 1, nullptr, 10);
-  return true;
-}
-
 bool is_alive(const BoardSlot& slot, uint64_t own_namespace) {
-  if (slot.pid == 0 || slot.pid_namespace != own_namespace) return true;  // its number means nothing here
-  if (kill(static_cast<pid_t>(slot.pid), 0) != 0 && errno == ESRCH) return false;
-  char state = 'R';
-  uint64_t start_time = slot.start_time;
-  if (!process_state(slot.pid, &state, &start_time)) return true;
-  return state != 'Z' && state != 'X' && start_time == slot.start_time;
+  return state_of({slot.pid, slot.start_time, slot.pid_namespace}, own_namespace) != ProcessState::gone;
 }
 
 }  // namespace
@@ -117,11 +88,10 @@ NodeBoard::NodeBoard(std::string communicator, std::vector<BoardSlot*> slots, st
 
 void NodeBoard::introduce() {
   BoardSlot& slot = *slots_[me_];
-  char state = 0;
-  slot.pid_namespace = namespace_of_this_process();
-  uint64_t start_time = 0;
-  slot.pid = process_state(getpid(), &state, &start_time) ? getpid() : 0;
-  slot.start_time = start_time;
+  const ProcessName me = this_process();
+  slot.pid_namespace = me.pid_namespace;
+  slot.pid = me.pid;
+  slot.start_time = me.start_time;
 }
 
 void NodeBoard::post(const CollectiveDescription& description) {
@@ -204,15 +174,22 @@ void NodeBoard::fail(const std::string& message) {
 }
 
 void NodeBoard::throw_if_failed() const {
-  for (const BoardSlot* slot : slots_)
-    if (slot->failed.load() == 2) throw OperationError(std::string(slot->failure.data()));
+  if (const std::string message = failure_of_others(); !message.empty()) throw PeerFailure(message);
+  if (slots_[me_]->failed.load() == 2) throw OperationError(std::string(slots_[me_]->failure.data()));
+}
+
+std::string NodeBoard::failure_of_others() const {
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (i != me_ && slots_[i]->failed.load() == 2) return std::string(slots_[i]->failure.data());
+  }
+  return "";
 }
 
 void NodeBoard::throw_if_dead() const {
-  const uint64_t own_namespace = namespace_of_this_process();
+  const uint64_t own_namespace = this_process().pid_namespace;
   for (size_t i = 0; i < slots_.size(); ++i) {
     if (i == me_ || is_alive(*slots_[i], own_namespace)) continue;
-    throw OperationError("communicator '" + communicator_ + "': rank " + std::to_string(ranks_[i]) + " (process " + std::to_string(slots_[i]->pid) +
+    throw PeerFailure("communicator '" + communicator_ + "': rank " + std::to_string(ranks_[i]) + " (process " + std::to_string(slots_[i]->pid) +
                          " on this node) has ended while rank " + std::to_string(ranks_[me_]) + " was waiting for it");
   }
 }

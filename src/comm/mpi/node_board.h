@@ -76,6 +76,8 @@ class NodeBoard {
   // Notes an error of this rank for the others, which throw it from their next wait, and wakes them.
   void fail(const std::string& message);
   void throw_if_failed() const;
+  // What another rank noted, "" while none did. Any thread.
+  std::string failure_of_others() const;
   // OperationError naming a rank of the node whose process is gone.
   void throw_if_dead() const;
 

@@ -72,6 +72,8 @@ class CpuDevice final : public Device {
     blocks_.erase(block);
   }
 
+  void* allocate_host(size_t bytes) override { return allocate(bytes); }
+  void free_host(void* pointer) override { free(pointer); }
   size_t bytes_available() const override { return memory_available(); }
 
   std::unique_ptr<Stream> make_stream(const std::string& name, bool asynchronous) override {
@@ -80,6 +82,12 @@ class CpuDevice final : public Device {
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CpuEvent>(); }
 
+  void zero(Stream& stream, void* to, size_t bytes) override {
+    if (bytes == 0) return;
+    auto* host = dynamic_cast<HostStream*>(&stream);
+    LLMTRAIN_ASSERT(host != nullptr, "work of the CPU on a stream of another device: " + stream.name());
+    host->run([to, bytes] { std::memset(to, 0, bytes); });
+  }
   void copy(Stream& stream, void* to, const void* from, size_t bytes) override {
     if (bytes == 0 || to == from) return;
     auto* host = dynamic_cast<HostStream*>(&stream);

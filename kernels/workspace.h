@@ -1,4 +1,4 @@
-// Scratch memory of the CPU kernels: one block, planned by Kernels::reserve() and taken from the arena. A call that needs more than was
+// Scratch memory of a backend's kernels: one block, planned by Kernels::reserve() and taken from the arena. A call that needs more than was
 // planned (Kernels used without reserve(), a shape outside the limits) gets a block of the device that is kept for later calls.
 //
 // Thread rules: one call at a time, as Kernels.
@@ -9,7 +9,7 @@
 
 #include "device/device.h"
 
-namespace llmtrain::cpu {
+namespace llmtrain {
 
 inline constexpr size_t kScratchAlignment = 256;
 inline constexpr size_t padded(size_t bytes) { return (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
@@ -64,4 +64,4 @@ class Carver {
   char* next_;
 };
 
-}  // namespace llmtrain::cpu
+}  // namespace llmtrain

@@ -1,0 +1,8 @@
+// A build without NCCL: several ranks use the communicator staged through host memory.
+#include "comm/nccl/nccl_communicator.h"
+
+namespace llmtrain::cuda {
+
+std::unique_ptr<Communicator> make_nccl_communicator(RankGroup&, Device&, const std::string&, const NcclOptions&) { return nullptr; }
+
+}  // namespace llmtrain::cuda

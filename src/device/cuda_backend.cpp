@@ -1,0 +1,73 @@
+// Opens the CUDA plugin (cuda_backend.h).
+#include "device/cuda_backend.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/error.h"
+#include "device/cuda_libraries.h"
+#include "device/program_commit.h"
+
+namespace llmtrain {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPluginName = "libllmtrain-cuda.so";
+
+std::vector<std::string> plugin_candidates() {
+  if (const char* chosen = std::getenv("LLMTRAIN_CUDA_PLUGIN"); chosen && *chosen) return {chosen};
+  std::error_code ignored;
+  const fs::path program = fs::read_symlink("/proc/self/exe", ignored).parent_path();
+  return {(program / kPluginName).string(), (program.parent_path() / "lib" / kPluginName).string(),
+          (program.parent_path() / "lib" / "llmtrain" / kPluginName).string()};
+}
+
+[[noreturn]] void refuse(const std::string& what, const std::string& advice) { throw InputError("device: cuda", what, advice); }
+
+void* open_library(const std::string& path) {
+  if (void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
+  // The loader did not find a library that the plugin needs: open CUDA's libraries from where people have them, then try again.
+  const std::vector<std::string> folders = cuda_library_folders();
+  const std::vector<std::string> missing = open_cuda_libraries(folders);
+  if (void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
+  const char* error = ::dlerror();
+  std::string advice = "CUDA's libraries were looked for by the loader";
+  for (const std::string& folder : folders) advice += ", in " + folder;
+  for (const std::string& line : missing) advice += "\n  " + line;
+  advice += "\n  Install the CUDA toolkit or the nvidia-* wheels, or set LLMTRAIN_CUDA_LIBRARIES to the folders that hold these files";
+  refuse(path + " cannot be opened: " + (error ? error : "unknown error"), advice);
+}
+
+}  // namespace
+
+CudaBackend CudaBackend::open() {
+  std::string looked;
+  for (const std::string& path : plugin_candidates()) {
+    std::error_code ignored;
+    looked += (looked.empty() ? "" : ", ") + path;
+    if (!fs::exists(path, ignored)) continue;
+    void* library = open_library(path);
+    const auto entry = reinterpret_cast<const CudaPlugin* (*)()>(::dlsym(library, "llmtrain_cuda_plugin"));
+    if (!entry) refuse(path + " is no plugin of this program", "build both from one source tree");
+    const CudaPlugin* plugin = entry();
+    if (std::string(plugin->commit) != program_commit())
+      refuse(path + " comes from commit " + plugin->commit + ", the program from " + program_commit(), "build both from one source tree");
+    return CudaBackend(plugin, path);
+  }
+  refuse("this installation has no CUDA backend (looked for " + looked + ")", "build where nvcc is found, or use device: cpu");
+}
+
+std::optional<CudaBackend> CudaBackend::try_open(std::string& why) {
+  try {
+    CudaBackend backend = open();
+    if (backend.plugin().device_count(why) > 0) return backend;
+  } catch (const InputError& error) {
+    why = error.what();
+  }
+  return std::nullopt;
+}
+
+}  // namespace llmtrain

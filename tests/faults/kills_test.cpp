@@ -1,0 +1,174 @@
+// SIGKILL of each rank at each I/O call, in each named phase, at each collective and at random moments of a save: what is left is the old checkpoint or the
+// new one, bit for bit, and the next run saves over the debris.
+//
+// LLMTRAIN_FAULTS_FULL: the full number of random kills (make test-slow).
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+
+#include "faults/save_scenario.h"
+
+namespace llmtrain {
+namespace {
+
+using namespace testing_support;
+
+// Judges one killed job; the next run is tried as well.
+void judge(SaveScenario& scenario, const SaveKind& kind, const JobOutcome& outcome, const std::string& where) {
+  EXPECT_EQ(scenario.judge(kind, outcome, true), "") << kind.name << ", " << where << ": " << outcome.text();
+}
+
+bool any_killed(const JobOutcome& outcome) {
+  for (const RankOutcome& r : outcome.ranks) {
+    if (r.signal != 0) return true;
+  }
+  return false;
+}
+
+void report(const char* what, int kills, const SaveScenario& scenario, int committed_before) {
+  std::printf("%d SIGKILLs %s: 0 unusable states wanted; the new checkpoint was committed %d times, the old one was in force otherwise\n", kills, what,
+              scenario.committed() - committed_before);
+}
+
+TEST(Kills, AtEveryIoCallOfEveryRank) {
+  SaveScenario scenario;
+  int kills = 0;
+  for (const SaveKind& kind : kSaveKinds) {
+    for (int rank = 0; rank < kJobRanks; ++rank) {
+      const long calls = scenario.count(kind, rank).calls;
+      for (const int action : {io_shim_kill_before, io_shim_kill_half, io_shim_kill_after}) {
+        const int which = action == io_shim_kill_half ? io_shim_write : io_shim_all;  // half of something else is the same as before it
+        for (long k = 1; k <= calls; ++k) {
+          scenario.fresh();
+          const JobOutcome outcome = run_job(kJobRanks, scenario.save(kind, [&](JobRank& r) {
+            if (r.group().rank() == rank) r.arm(scenario.rule(kind, which, k, action));
+          }));
+          if (!any_killed(outcome) && action == io_shim_kill_half) break;  // no more writes
+          EXPECT_TRUE(any_killed(outcome)) << outcome.text();
+          judge(scenario, kind, outcome, "action " + std::to_string(action) + " at call " + std::to_string(k) + " of rank " + std::to_string(rank));
+          ++kills;
+        }
+      }
+    }
+  }
+  report("at every I/O call of every rank (before, half-way through a write, after)", kills, scenario, 0);
+}
+
+// The phases by the protocol in saver.h. `path` is a part of the path the call works on.
+struct Phase {
+  const char* name;
+  int call;
+  const char* path;
+  int rank;       // whose call it is
+  bool replaces = false;
+  bool no_exchange = false;
+};
+
+constexpr Phase kPhases[] = {
+    {"the .tmp folder is made", io_shim_mkdir, "checkpoint-3.tmp", 0},
+    {"rank 0 opens its shard", io_shim_open, "shard-00000", 0},
+    {"rank 0 writes its shard", io_shim_write, "shard-00000", 0},
+    {"rank 0 syncs its shard", io_shim_fsync, "shard-00000", 0},
+    {"rank 1 opens its shard", io_shim_open, "shard-00001", 1},
+    {"rank 1 writes its shard", io_shim_write, "shard-00001", 1},
+    {"rank 1 syncs its shard", io_shim_fsync, "shard-00001", 1},
+    {"index.h5 is written", io_shim_write, "index.h5", 0},
+    {"trainer_state.json is written", io_shim_write, "trainer_state.json", 0},
+    {"the manifest is written", io_shim_write, "manifest.json", 0},
+    {"the manifest is synced", io_shim_fsync, "manifest.json", 0},
+    {"the folder gets its name", io_shim_rename, "checkpoint-3.tmp", 0},
+    {"the folder takes the old one's place", io_shim_rename, "checkpoint-2.tmp", 0, true},
+    {"the old one makes way", io_shim_rename, "out/checkpoint-2", 0, true, true},
+    {"latest is written", io_shim_write, "latest.tmp", 0},
+    {"latest gets its name", io_shim_rename, "latest.tmp", 0},
+    {"the oldest one is renamed away", io_shim_rename, "checkpoint-1", 0},
+    {"the oldest one is removed", io_shim_unlink, "checkpoint-1.old.tmp", 0},
+    {"the replaced one is removed", io_shim_unlink, "checkpoint-2.tmp", 0, true},
+};
+
+TEST(Kills, OfEachRankInEachNamedPhase) {
+  SaveScenario scenario;
+  int kills = 0;
+  for (const Phase& phase : kPhases) {
+    for (int victim = 0; victim < kJobRanks; ++victim) {
+      for (const bool asynchronous : {false, true}) {
+        for (const int action : {io_shim_kill_before, io_shim_kill_after}) {
+          const SaveKind kind{phase.name, asynchronous, phase.replaces, phase.no_exchange};
+          scenario.fresh();
+          const JobOutcome outcome = run_job(kJobRanks, scenario.save(kind, [&](JobRank& r) {
+            if (r.group().rank() != phase.rank) return;
+            io_shim_rule rule = scenario.rule(kind, phase.call, 1, action);
+            std::snprintf(rule.part, sizeof rule.part, "%s", phase.path);
+            rule.victim = victim == phase.rank ? 0 : r.process_of(victim);
+            r.arm(rule);
+          }));
+          EXPECT_TRUE(any_killed(outcome)) << phase.name << " did not happen: " << outcome.text();
+          judge(scenario, kind, outcome, "rank " + std::to_string(victim) + " killed");
+          ++kills;
+        }
+      }
+    }
+  }
+  for (const SaveKind& kind : kSaveKinds) {
+    for (int victim = 0; victim < kJobRanks; ++victim) {
+      scenario.fresh();
+      const JobOutcome outcome = run_job(kJobRanks, scenario.save(kind, nullptr, [victim](JobRank& r) {
+        if (r.group().rank() == victim) r.kill(victim);
+      }));
+      judge(scenario, kind, outcome, "rank " + std::to_string(victim) + " killed while it copies its state");
+      ++kills;
+    }
+  }
+  report("of each rank in each of 20 named phases (before and after its system call)", kills, scenario, 0);
+}
+
+TEST(Kills, OfEachRankAtEveryCollective) {
+  SaveScenario scenario;
+  int kills = 0;
+  for (const SaveKind& kind : kSaveKinds) {
+    for (int victim = 0; victim < kJobRanks; ++victim) {
+      // An asynchronous save polls, so its number of collectives varies: up to those of a plain one, which it has at least.
+      const long collectives = scenario.count(kind.asynchronous ? kSaveKinds[0] : kind, 0).collectives;
+      for (int from = 0; from < kJobRanks; ++from) {
+        for (long n = 1; n <= collectives; ++n) {
+          scenario.fresh();
+          const JobOutcome outcome = run_job(kJobRanks, scenario.save(kind, [&](JobRank& r) {
+            if (kind.no_exchange) r.arm(scenario.rule(kind, io_shim_all, 0, io_shim_count));
+            if (r.group().rank() == from) r.kill_at_collective(victim, n);
+          }));
+          judge(scenario, kind, outcome, "rank " + std::to_string(victim) + " killed as rank " + std::to_string(from) + " enters collective " + std::to_string(n));
+          kills += any_killed(outcome);
+        }
+      }
+    }
+  }
+  report("of each rank at every collective", kills, scenario, 0);
+}
+
+TEST(Kills, AtRandomMoments) {
+  const int wanted = std::getenv("LLMTRAIN_FAULTS_FULL") ? 2000 : 60;
+  SaveScenario scenario;
+  std::mt19937 random(std::random_device{}());
+  // How long an undisturbed job takes, so that the kills fall all over it.
+  scenario.fresh();
+  const auto begin = std::chrono::steady_clock::now();
+  run_job(kJobRanks, scenario.save(kSaveKinds[0]));
+  const auto whole = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
+  int kills = 0, tried = 0;
+  for (; kills < wanted && tried < 5 * wanted; ++tried) {
+    const SaveKind& kind = kSaveKinds[random() % std::size(kSaveKinds)];
+    scenario.fresh();
+    JobOptions options;
+    options.kill_all_after = std::chrono::microseconds(static_cast<long>(random() % static_cast<unsigned long>(whole * 5 / 4)));
+    const JobOutcome outcome = run_job(kJobRanks, scenario.save(kind), options);
+    judge(scenario, kind, outcome, "killed after " + std::to_string(options.kill_all_after.count()) + " us");
+    kills += any_killed(outcome);
+  }
+  EXPECT_EQ(kills, wanted);
+  report("at random moments", kills, scenario, 0);
+}
+
+}  // namespace
+}  // namespace llmtrain
