@@ -6,7 +6,7 @@
 #   make test-slow       the slow ones
 #   make fuzz            fuzzes every parser of untrusted input, two at a time      (SECONDS=600 for each; default 60)
 #   make install         PREFIX=/usr/local DESTDIR=
-#   make dist            dist/llmtrain-….tar.gz: runs where it is unpacked, with Open MPI and all libraries
+#   make dist            dist/llmtrain-….tar.xz: runs where it is unpacked, with Open MPI and all libraries
 #   make clean
 # JOBS=N sets the number of compilers.
 PREFIX ?= /usr/local
@@ -41,8 +41,12 @@ install: all
 dist: all
 	@scripts/dist
 
+dist-check:
+	@scripts/build all
+	@scripts/dist --check
+
 clean:
 	@rm -rf build llmtrain check_reference
 
-.PHONY: all quickstart test test-slow fuzz install dist clean
+.PHONY: all quickstart test test-slow fuzz install dist dist-check clean
 .NOTPARALLEL:

@@ -5,7 +5,8 @@
 #
 # Makes about 40 MB of alpaca rows from the source and text files below the given folders (default: /usr/include and /usr/share), each piece once, then runs
 # `taskset -c 0 llmtrain data` on them. Prints MB of UTF-8 a second by wall clock and by CPU time, and the peak resident memory. Beside it, where the
-# Python package `tokenizers` is installed (PYTHON=…), the same texts through Hugging Face tokenizers alone on one thread, and the ratio.
+# Python package `tokenizers` is installed (PYTHON=…), the same texts through Hugging Face tokenizers alone on one thread, and the ratio. At the end the same
+# command with one and two threads and with one and two ranks, best of three.
 set -euo pipefail
 tokenizer=${1:?usage: benchmarks/tokenize.sh TOKENIZER_FOLDER TEMPLATE [FOLDER_OF_TEXT …]}
 template=${2:?usage: benchmarks/tokenize.sh TOKENIZER_FOLDER TEMPLATE [FOLDER_OF_TEXT …]}
@@ -69,4 +70,29 @@ tok.encode_batch(texts, add_special_tokens=False)
 rate = size / (time.process_time() - t) / 1e6
 print(f"Hugging Face tokenizers alone: {rate:.2f} MB/s CPU ({size} bytes); llmtrain is {float(sys.argv[3]) / rate:.1f} times as fast")
 PY
+fi
+
+# How it scales: the whole command by wall clock, start-up included, best of three (other work on the machine only ever makes it slower).
+scaled() {  # NAME CORES COMMAND…
+  local name=$1 cores=$2 best="" t
+  shift 2
+  for _ in 1 2 3; do
+    t=$({ TIMEFORMAT=%R; time taskset -c "$cores" "$@" data --config "$work/config.yaml" overwrite_cache=true >"$work/log" 2>&1; } 2>&1)
+    best=$(awk -v a="${best:-$t}" -v b="$t" 'BEGIN { print a < b ? a : b }')
+  done
+  awk -v n="$name" -v b="$bytes" -v t="$best" 'BEGIN { printf "%-22s %6.1f MB/s wall (%s s, best of 3)\n", n, b / t / 1e6, t }'
+}
+cat >"$work/on_own_core" <<'SH'
+#!/bin/sh
+exec taskset -c "$OMPI_COMM_WORLD_LOCAL_RANK" "$@"
+SH
+chmod +x "$work/on_own_core"
+scaled "1 process, 1 thread" 0 "$program"
+if [ "$(nproc)" -gt 1 ]; then
+  scaled "1 process, 2 threads" 0,1 "$program"
+  if command -v mpirun >/dev/null; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    scaled "1 rank under mpirun" 0 mpirun -n 1 --bind-to none "$program"
+    scaled "2 ranks, 1 thread each" 0,1 mpirun -n 2 --oversubscribe --bind-to none "$work/on_own_core" "$program"
+  fi
 fi

@@ -59,6 +59,7 @@ class Kernels {
   // Scratch memory for calls up to these sizes, from the arena (group "kernel workspace").
   struct Limits {
     int64_t tokens = 0, hidden = 0, intermediate = 0, vocabulary = 0, longest_sequence = 0;
+    int64_t loss_chunk = 0;  // tokens whose logits exist at once; 0: not known
     HeadLayout layout;
     DType compute = DType::float32;
     bool training = true;

@@ -1,8 +1,12 @@
-// Matrix products of the CUDA backend through cuBLASLt (https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api). For each shape several algorithms
-// that cuBLASLt proposes are timed on the device at start, and the fastest is kept, in memory and in a file keyed by GPU, driver and library
-// version. Sums are float32; float32 inputs are never rounded to TF32 unless the options say so.
+// Matrix products of the CUDA backend through cuBLASLt (https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api). Sums are float32, also those of
+// split-k partials; float32 inputs are never rounded to TF32 unless the options say so.
 //
-// The same shape always runs the same algorithm in a process: the same input gives the same bits.
+// Which algorithm: for the shapes that announce() names, up to twelve that cuBLASLt proposes are timed before the run's memory is taken, with a cold L2
+// cache; others borrow the choice of a neighbouring number of tokens, or are timed when they first come (not those that accumulate, whose output
+// must not be written twice: they get cuBLASLt's first proposal). Choices are kept in memory and in a file of the cache folder, keyed by GPU, driver, library
+// version and workspace (gemm_choices.h). The same shape runs the same algorithm throughout a process; a run that must repeat another's bits
+// exactly (options.deterministic) always takes the first proposal, as timings are not reproducible.
+// What cuBLASLt has no algorithm for (rows that are no multiple of its vectors), and k = 0, run on an own kernel (gemm_fallback.h); the log says so.
 // Errors: OperationError. Thread rules: as Kernels, one call at a time; one stream.
 #pragma once
 
@@ -10,6 +14,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "device/cuda_backend.h"
@@ -23,6 +28,9 @@ class Gemm {
   virtual ~Gemm() = default;
   // Scratch memory for split sums; the caller hands it in with every call.
   virtual size_t workspace_bytes() const = 0;
+  // Shapes that will come: finds their algorithms now, on memory that it takes and gives back. Known shapes cost nothing. Where memory is too scarce for
+  // that, says so in the log.
+  virtual void announce(std::span<const GemmShape>) {}
   // c (+)= op(a) op(b) + bias. An empty inner dimension (k = 0) leaves c as it is where `accumulate`, zero (or bias) otherwise; empty m or n do nothing.
   virtual void multiply(cudaStream_t stream, const GemmShape& shape, const void* a, const void* b, const void* bias, void* c, void* workspace) = 0;
   // One line for the log.

@@ -2,8 +2,10 @@
 #include "kernels/cuda/kernels.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "device/cuda/check.h"
@@ -139,15 +141,15 @@ class CudaKernels final : public Kernels {
     cudnn_ = make_cudnn_attention(device_, options_, no_cudnn_);
     if (!cudnn_ && options_.attention == "cudnn") throw InputError("attention: cudnn", no_cudnn_, "choose auto or flash");
   }
-  // Whether cuDNN does this call; says once for each combination which one runs.
-  bool use_cudnn(DType type, HeadLayout layout, bool backward) {
+  // The scratch memory with which cuDNN does this call, or nothing; says once for each combination which one runs.
+  std::optional<size_t> cudnn_needs(const AttentionCall& call) {
     std::string why = no_cudnn_;
-    const bool use = cudnn_ && cudnn_->supports(type, layout, backward, why);
-    if (!use && options_.attention == "cudnn") throw InputError("attention: cudnn", why, "choose auto or flash");
-    const std::string line = std::string("attention ") + (backward ? "backward" : "forward") + ", " + name_of(type) + ", head size " +
-                             std::to_string(layout.head_dim) + ": " + (use ? "cuDNN" : "own kernel (" + why + ")");
+    const std::optional<size_t> bytes = cudnn_ ? cudnn_->prepare(call, why) : std::nullopt;
+    if (!bytes && options_.attention == "cudnn") throw InputError("attention: cudnn", why, "choose auto or flash");
+    const std::string line = std::string("attention ") + (call.backward() ? "backward" : "forward") + ", " + std::string(name_of(call.qkv.dtype)) +
+                             ", head size " + std::to_string(call.layout.head_dim) + ": " + (bytes ? "cuDNN" : "own kernel (" + why + ")");
     if (options_.log && said_.insert(line).second) options_.log(line);
-    return use;
+    return bytes;
   }
   void multiply(Stream& s, const GemmShape& shape, TensorView a, TensorView b, TensorView bias, TensorView c) {
     gemm_->multiply(handle_of(s), shape, a.data, b.data, bias.data, c.data, workspace_.get(gemm_->workspace_bytes()));
@@ -171,8 +173,29 @@ class CudaKernels final : public Kernels {
   double* sum_result_ = nullptr;
 };
 
+// The matrix products of a decoder block and of the head at the full number of tokens.
+std::vector<GemmShape> announced_shapes(const Kernels::Limits& limits) {
+  const int64_t t = limits.tokens, h = limits.hidden, f = limits.intermediate, q = int64_t{limits.layout.heads} * limits.layout.head_dim;
+  const DType x = limits.compute;
+  std::vector<GemmShape> shapes = {forward_shape(t, h, limits.layout.row(), x, true, false)};  // Qwen2's bias
+  const auto linear = [&](int64_t tokens, int64_t in, int64_t out) {
+    shapes.push_back(forward_shape(tokens, in, out, x, false, false));
+    if (!limits.training) return;
+    shapes.push_back(backward_input_shape(tokens, in, out, x, false));
+    shapes.push_back(backward_weight_shape(tokens, in, out, x));
+  };
+  linear(t, h, limits.layout.row());
+  linear(t, q, h);
+  linear(t, h, 2 * f);
+  linear(t, f, h);
+  if (limits.loss_chunk > 0) linear(limits.loss_chunk, h, limits.vocabulary);
+  return shapes;
+}
+
 void CudaKernels::reserve(Arena& arena, const Limits& limits) {
   checks::heads(limits.layout);
+  // While planning, the GPU's memory is still free for timing algorithms.
+  if (arena.planning()) gemm_->announce(announced_shapes(limits));
   const int64_t tokens = limits.tokens;
   size_t bytes = std::max(gemm_->workspace_bytes(), attention_cached_scratch(limits.longest_sequence, limits.layout));
   if (limits.training) {
@@ -180,7 +203,11 @@ void CudaKernels::reserve(Arena& arena, const Limits& limits) {
     bytes = std::max({bytes, attention_backward_scratch(tokens, limits.layout), rms_norm_backward_scratch(limits.hidden),
                       qk_norm_backward_scratch(limits.layout.head_dim), bias_backward_scratch(widest), embedding_backward_scratch(tokens)});
   }
-  if (cudnn_) bytes = std::max(bytes, cudnn_->workspace_bytes(limits));
+  if (cudnn_) {
+    bytes = std::max(bytes, cudnn_->workspace_bytes(limits));
+    const size_t kept = cudnn_->kept_bytes(limits);
+    cudnn_->adopt(arena.take_bytes("kernel workspace", kept), kept);
+  }
   bytes = padded(bytes);
   workspace_.adopt(arena.take_bytes("kernel workspace", bytes), bytes);
   const size_t maps = SequenceMaps::planned_bytes(tokens);
@@ -192,8 +219,9 @@ void CudaKernels::attention_forward(Stream& s, TensorView qkv, Sequences sequenc
   checks::attention_forward(qkv, sequences, layout, scale, out, lse);
   if (qkv.dim(0) == 0) return;
   const SequenceMap map = maps_.get(s, sequences);
-  if (use_cudnn(qkv.dtype, layout, false)) {
-    cudnn_->forward(handle_of(s), workspace_.get(0), workspace_.capacity(), qkv, map, layout, scale, window, out, lse);
+  const AttentionCall call = {.qkv = qkv, .out = out, .lse = lse, .sequences = map, .layout = layout, .scale = scale, .window = window};
+  if (const auto bytes = cudnn_needs(call)) {
+    cudnn_->run(handle_of(s), workspace_.get(*bytes), call);
   } else {
     cuda::attention_forward(handle_of(s), qkv, map, layout, scale, window, out, lse);
   }
@@ -204,8 +232,10 @@ void CudaKernels::attention_backward(Stream& s, TensorView dout, TensorView qkv,
   checks::attention_backward(dout, qkv, out, lse, sequences, layout, scale, dqkv);
   if (qkv.dim(0) == 0) return;
   const SequenceMap map = maps_.get(s, sequences);
-  if (use_cudnn(qkv.dtype, layout, true)) {
-    cudnn_->backward(handle_of(s), workspace_.get(0), workspace_.capacity(), dout, qkv, out, lse, map, layout, scale, window, dqkv);
+  const AttentionCall call = {.qkv = qkv, .out = out, .lse = lse, .dout = dout, .dqkv = dqkv, .sequences = map, .layout = layout, .scale = scale,
+                              .window = window};
+  if (const auto bytes = cudnn_needs(call)) {
+    cudnn_->run(handle_of(s), workspace_.get(*bytes), call);
   } else {
     cuda::attention_backward(handle_of(s), workspace_, dout, qkv, out, lse, map, layout, scale, window, dqkv);
   }

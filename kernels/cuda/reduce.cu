@@ -7,8 +7,10 @@
 #include <algorithm>
 
 #include "kernels/cuda/block_sum.h"
+#include "kernels/cuda/elements.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/partial_sums.h"
 #include "kernels/cuda/vector.h"
 
 namespace llmtrain::cuda {
@@ -18,13 +20,6 @@ constexpr int kThreads = 256;
 
 // A fixed number of blocks: the order of a sum must not depend on the GPU.
 constexpr int kSumBlocks = 512;
-
-Grid elementwise_grid(int64_t work_items) {
-  return {dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(work_items, kThreads), 1 << 20))), dim3(kThreads)};
-}
-
-__device__ __forceinline__ int64_t first_item() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ int64_t item_stride() { return int64_t{gridDim.x} * blockDim.x; }
 
 // Four elements at a time through float4 or pairs of words; the rest one by one.
 template <class From, class To>
@@ -101,14 +96,6 @@ __global__ void bias_partial_kernel(const X* __restrict__ dy, int64_t tokens, in
   }
 }
 
-__global__ void bias_sum_kernel(const float* __restrict__ partial, int64_t features, float* __restrict__ db) {
-  const int64_t column = first_item();
-  if (column >= features) return;
-  float sum = 0;
-  for (int g = 0; g < kBiasGroups; ++g) sum += partial[g * features + column];
-  db[column] += sum;
-}
-
 }  // namespace
 
 void cast(cudaStream_t s, TensorView from, TensorView to) {
@@ -151,8 +138,7 @@ void bias_backward(cudaStream_t s, Workspace& workspace, TensorView dy, TensorVi
     launch(s, "bias_backward", {dim3(static_cast<unsigned>(ceil_div(features, 32)), kBiasGroups), dim3(32, 8)}, bias_partial_kernel<X>, dy.as<X>(),
            tokens, features, partial);
   });
-  launch(s, "bias_backward sum", {dim3(static_cast<unsigned>(ceil_div(features, kThreads))), dim3(kThreads)}, bias_sum_kernel, partial, features,
-         db.as<float>());
+  add_partial_sums(s, partial, kBiasGroups, features, db.as<float>());
 }
 
 }  // namespace llmtrain::cuda

@@ -59,13 +59,25 @@ struct RoundingBits {
   uint32_t p, m, v;  // 16 bits each
 };
 
-// Two neighbouring elements share one Philox block: an even one takes its first half.
-LLMTRAIN_HD inline RoundingBits rounding_bits(uint64_t seed, uint32_t stream, int64_t step, int64_t element) {
+// The bits of elements 2 i and 2 i + 1, which share one Philox block: the even one takes its first half.
+struct RoundingPair {
+  RoundingBits even, odd;
+  LLMTRAIN_HD RoundingBits of(int64_t element) const {
+    const bool second = (element & 1) != 0;
+    return {second ? odd.p : even.p, second ? odd.m : even.m, second ? odd.v : even.v};
+  }
+};
+
+// `element` is either of the two.
+LLMTRAIN_HD inline RoundingPair rounding_pair(uint64_t seed, uint32_t stream, int64_t step, int64_t element) {
   const uint64_t pair = static_cast<uint64_t>(element) >> 1;
   const Philox4 block = philox4x32(Philox4{{static_cast<uint32_t>(pair), static_cast<uint32_t>(pair >> 32), static_cast<uint32_t>(step), stream}},
                                    static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-  const uint32_t first = (element & 1) ? block.x[2] : block.x[0], second = (element & 1) ? block.x[3] : block.x[1];
-  return RoundingBits{first & 0xffffu, first >> 16, second & 0xffffu};
+  return {{block.x[0] & 0xffffu, block.x[0] >> 16, block.x[1] & 0xffffu}, {block.x[2] & 0xffffu, block.x[2] >> 16, block.x[3] & 0xffffu}};
+}
+
+LLMTRAIN_HD inline RoundingBits rounding_bits(uint64_t seed, uint32_t stream, int64_t step, int64_t element) {
+  return rounding_pair(seed, stream, step, element).of(element);
 }
 
 }  // namespace llmtrain::math

@@ -14,15 +14,6 @@ namespace po = boost::program_options;
 namespace llmtrain {
 namespace {
 
-void check_machine(const CommandLine& line) {
-  const auto device = line.get<std::string>("device");
-  if (device == "cuda") throw InputError("--device", "cuda is not supported by this version", "use --device cpu");
-  if (device != "auto" && device != "cpu") throw InputError("--device", "'" + device + "' is unknown", "choose auto, cpu or cuda");
-  const auto states = line.get<std::string>("states");
-  if (states == "mixed" || states == "bfloat16") throw InputError("--states", states + " is not supported by this version", "use --states float32");
-  if (states != "float32") throw InputError("--states", "'" + states + "' is unknown", "choose float32, mixed or bfloat16");
-}
-
 BenchOptions options_of(const CommandLine& line) {
   BenchOptions o;
   if (line.words().size() != 1) throw InputError("llmtrain bench", "names no MODEL", "llmtrain bench MODEL, a folder with config.json");
@@ -42,7 +33,11 @@ BenchOptions options_of(const CommandLine& line) {
   if (per_node < 0 || per_node > (1 << 20)) throw InputError("--ranks-per-node", "must be from 0 to 1048576", "");
   o.prefetch_depth = static_cast<int>(depth);
   o.nodes.ranks_per_node = static_cast<int>(per_node);
-  check_machine(line);
+  o.device = line.get<std::string>("device");
+  if (o.device != "auto" && o.device != "cpu" && o.device != "cuda") throw InputError("--device", "'" + o.device + "' is unknown", "choose auto, cpu or cuda");
+  o.communicator = line.get<std::string>("communicator");
+  o.deterministic = line.has("deterministic");
+  o.states = parse_states(line.get<std::string>("states"), o.float32 ? DType::float32 : DType::bfloat16, "--states");
   return o;
 }
 
@@ -52,7 +47,7 @@ int command_bench(const std::vector<std::string>& args, App& app) {
   CommandLine line("bench", "MODEL [--seq S] [--micro-batch B] [--steps N] [options]",
                    "Trains MODEL (a folder with config.json; nothing else is read) for a few steps on random tokens and random weights, and reports\n"
                    "tokens per second over all ranks (median step after the warm-up) and the largest resident set of a rank. bfloat16 compute,\n"
-                   "float32 states and reduction, AdamW, clipping at 1.0, ZeRO-3. Start it with mpirun for several ranks.");
+                   "float32 reduction, AdamW, clipping at 1.0, ZeRO-3. Start it with mpirun for several ranks.");
   // clang-format off: one option a line
   line.options.add_options()
       ("seq", po::value<int64_t>()->default_value(512), "tokens of a row")
@@ -61,6 +56,8 @@ int command_bench(const std::vector<std::string>& args, App& app) {
       ("warmup", po::value<int64_t>()->default_value(3), "first steps that are not measured")
       ("accumulate", po::value<int64_t>()->default_value(1), "micro-batches of a step")
       ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda")
+      ("communicator", po::value<std::string>()->default_value("auto"), "auto, mpi, shared, nccl or staged")
+      ("deterministic", "GPUs: bitwise equal results from run to run")
       ("states", po::value<std::string>()->default_value("float32"), "float32, mixed or bfloat16")
       ("recompute", po::value<std::string>()->default_value("auto"), "none, cheap, full; auto: cheap, or full where memory asks for it")
       ("overlap", po::value<std::string>()->default_value("auto"), "communicate while computing: auto, on or off")

@@ -55,9 +55,15 @@ void check_out(const std::string& out) {
   if (!parent.empty() && !is_directory(parent)) throw InputError("--out " + out, "there is no folder " + parent);
 }
 
+// A line for each row: of the training set in the dataset's order, those that val_size set aside included, then of the evaluation sets.
 void write_rows(const Dataset& data, const std::string& out) {
-  if (data.train.empty() && data.eval.size() == 1) return write_golden_lines(data.eval.front().store, out);
-  write_golden_lines(data.train, out);
+  std::vector<TokenStore> stores;
+  if (!data.train.empty()) stores.push_back(data.train.whole());
+  for (const EvalSet& e : data.eval) {
+    const bool split_off = !data.train.empty() && &e.store.info() == &data.train.info();
+    if (!split_off) stores.push_back(e.store);
+  }
+  write_golden_lines(stores, out);
 }
 
 }  // namespace
@@ -68,7 +74,7 @@ int command_data(const std::vector<std::string>& args, App& app) {
       "Tokenises the datasets of a configuration exactly as train would, and reports for each what became of its rows. The model folder needs\n"
       "tokenizer files only. The token store lies under output_dir or tokenized_path, or in a temporary folder where neither is given.");
   line.options.add_options()("config", po::value<std::string>(), "the YAML file")(
-      "out", po::value<std::string>(), "write the training rows there, one JSON object a line: {\"ids\": …, \"trained\": …}")(
+      "out", po::value<std::string>(), "write every row there, one JSON object a line: {\"ids\": …, \"trained\": …}; rows of evaluation sets come last")(
       "json", "print the report as one JSON object");
   line.take_words("key=value", -1);
   if (!line.parse(args, app)) return kExitDone;

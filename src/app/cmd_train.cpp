@@ -44,6 +44,9 @@ void check_same_configuration(RankGroup& group, const Config& config) {
   });
 }
 
+// MPI's own start and end take seconds on a busy machine, whatever a person thinks of a training step.
+constexpr double kLeastPatienceSeconds = 20;
+
 struct Reset {
   std::optional<Watchdog>& watchdog;
   ~Reset() { watchdog.reset(); }
@@ -55,7 +58,8 @@ int command_train(const std::vector<std::string>& args, App& app) {
   CommandLine line("train", "--config F [key=value…]",
                    "Trains as the configuration says: LLaMA-Factory's YAML, with key=value words that override it. mpirun -np N llmtrain --config F\n"
                    "trains on N ranks under ZeRO-3. The model, logs and results are written into output_dir.");
-  line.options.add_options()("config", po::value<std::string>(), "the YAML file")("max-hours", po::value<double>(), "stop with a checkpoint after so many hours (the key max_hours)");
+  line.options.add_options()("config", po::value<std::string>(), "the YAML file")("max-hours", po::value<double>(), "stop with a checkpoint after so many hours (the key max_hours)")(
+      "trace", po::value<std::string>(), "a file for a trace of all ranks' training steps: computing, gathers, reductions, waits (Perfetto, chrome://tracing)");
   line.take_words("key=value", -1);
   line.set_epilog(keys_help());
   if (!line.parse(args, app)) return kExitDone;
@@ -73,7 +77,7 @@ int command_train(const std::vector<std::string>& args, App& app) {
   const StopRequest stop(fault ? std::nullopt : checked.config.max_hours);
   std::optional<Watchdog> watchdog;
   RanksOptions options;
-  if (!fault) options.patience_seconds = checked.config.hang_timeout;
+  if (!fault) options.patience_seconds = std::max(kLeastPatienceSeconds, checked.config.hang_timeout);
   options.prepare = [&](MpiRuntime& mpi, RankGroup& group) {
     if (fault || group.size() == 1) return;
     watchdog.emplace(WatchdogOptions{checked.config.hang_timeout, checked.config.output_dir + "/dumps", mpi.host()}, group, flight_recorder_of(group));
@@ -89,6 +93,7 @@ int command_train(const std::vector<std::string>& args, App& app) {
     });
     check_same_configuration(group, request.config);
     if (group.rank() == 0) request.version = version_block();
+    if (line.has("trace")) request.trace = line.get<std::string>("trace");
     request.stop = &stop;
     request.watchdog = watchdog ? &*watchdog : nullptr;
     return run_training(mpi, group, request, app.log);

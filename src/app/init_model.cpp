@@ -73,7 +73,7 @@ class TemporaryFolder {
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   void make() {
-    make_directories(path_);
+    make_writable_directories(path_);
     made_ = true;
   }
   const std::string& path() const { return path_; }

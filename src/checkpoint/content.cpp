@@ -93,7 +93,7 @@ CheckpointContent content_from_json(const Json& json, const std::string& where) 
       array.name = text(a, "name", where);
       array.dtype = parse_dtype(text(a, "dtype", where), where);
       array.trained = truth(a, "trained", where);
-      array.shard_elements = number(a, "shard_elements", 0, kMostElements, where);
+      array.shard_elements = number(a, "shard_elements", 0, kMostElements / content.world, where);
       unit.arrays.push_back(array);
     }
     for (const StoredArray& a : unit.arrays) {

@@ -136,7 +136,7 @@ void ShardImage::place_chunks(const CheckpointContent& content, int64_t file) {
       if (a.shard_elements == 0) continue;
       const std::string path = "/units/" + unit.name + "/" + a.name;
       const hdf5::Handle dataset(H5Dopen2(file, path.c_str(), H5P_DEFAULT), H5Dclose, "H5Dopen", path);
-      Placed placed{u, a.name, size_of(a.dtype), chunk_elements_for(a.shard_elements), {}};
+      Placed placed{u, a.name, size_of(a.dtype), a.shard_elements, chunk_elements_for(a.shard_elements), {}};
       for (int64_t begin = 0; begin < a.shard_elements; begin += placed.chunk_elements) {
         const hsize_t offset = static_cast<hsize_t>(begin);
         haddr_t address = HADDR_UNDEF;
@@ -157,6 +157,14 @@ const ShardImage::Placed& ShardImage::find(int unit, const std::string& array) c
     if (p.unit == unit && p.array == array) return p;
   }
   LLMTRAIN_ASSERT(false, "no array " + array + " in unit " + std::to_string(unit));
+}
+
+void ShardImage::each_chunk(int unit, const std::string& array, const std::function<void(void*, int64_t, size_t)>& visit) {
+  const Placed& p = find(unit, array);
+  for (size_t c = 0; c < p.addresses.size(); ++c) {
+    const int64_t begin = static_cast<int64_t>(c) * p.chunk_elements, n = std::min(p.chunk_elements, p.elements - begin);
+    visit(region_ + p.addresses[c], begin, static_cast<size_t>(n) * p.element_bytes);
+  }
 }
 
 void ShardImage::put(int unit, const std::string& array, int64_t begin, int64_t count, const void* data) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,8 @@ class ShardImage {
 
   // Copies elements [begin, begin + count) of the array into their chunks.
   void put(int unit, const std::string& array, int64_t begin, int64_t count, const void* data);
+  // Where the bytes of the array belong: visit(address, first element, bytes) for each of its chunks; the last one only as far as elements go.
+  void each_chunk(int unit, const std::string& array, const std::function<void(void* to, int64_t begin, size_t bytes)>& visit);
   // Adds the checksums, then writes, fsyncs and checks the size. `name` for errors. Returns the digest of what was written.
   std::string write(const std::string& path);
 
@@ -40,7 +43,7 @@ class ShardImage {
     int unit;
     std::string array;
     size_t element_bytes;
-    int64_t chunk_elements;
+    int64_t elements, chunk_elements;
     std::vector<uint64_t> addresses;
   };
   void place_chunks(const CheckpointContent& content, int64_t file);

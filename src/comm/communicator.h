@@ -33,7 +33,8 @@ class Communicator : public RankGroup {
   // `label` names the unit in traces, dumps and errors.
   virtual void all_gather_shards(Stream& stream, const void* shard, void* full, size_t bytes_per_rank, const std::string& label) = 0;
   // shard[i] = (accumulate ? shard[i] : 0) + sum over ranks q, in the order of q, of full_q[rank * count_per_rank + i].  `full` must lie in
-  // registered memory and may be overwritten once the operation is done on this stream (it returns after all ranks have read it). float32.
+  // registered memory and may be overwritten once the operation is done on this stream (it returns after all ranks have read it); the operation itself
+  // may use this rank's part of it as scratch. float32. (NCCL adds in an order of its own, the same in each step.)
   virtual void reduce_scatter(Stream& stream, const float* full, float* shard, size_t count_per_rank, bool accumulate, const std::string& label) = 0;
   // Everybody has finished everything issued on `stream` before anybody goes on.
   virtual void fence(Stream& stream) = 0;
@@ -51,8 +52,11 @@ class Communicator : public RankGroup {
   virtual const FlightRecorder* flight_recorder() const { return nullptr; }
   // This rank is about to end because of an error: tells the ranks that this can be told without waiting for them (those of the node). Any thread.
   virtual void announce_failure(const std::string& /*message*/) {}
-  // What another rank announced, "" while none did. Any thread.
+  // What another rank announced, or what the network reports by itself; "" while nothing did. Any thread.
   virtual std::string heard_failure() const { return ""; }
+  // The process is about to end: takes work off the device that waits for ranks that will not come. May take long or not return, so it is called on a
+  // thread of its own that nobody joins; nothing else of this Communicator may be used afterwards.
+  virtual void abort() {}
 };
 
 }  // namespace llmtrain

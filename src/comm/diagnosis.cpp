@@ -77,6 +77,39 @@ std::vector<const Json*> of_the_last_start(const std::vector<Json>& dumps) {
   return kept;
 }
 
+using Places = std::map<std::string, std::map<int, Place>>;  // by communicator, by rank
+
+// The collective that ranks wait in without all others: of several the one that most wait in. Where there is none, one that some are still in when all others
+// have finished it: they hang inside it.
+void find_laggards(const Places& places, Diagnosis& d) {
+  size_t most = 0;
+  std::vector<int> inside;
+  for (const auto& [name, ranks] : places) {
+    std::map<int64_t, std::vector<int>> waiting;
+    for (const auto& [rank, p] : ranks) {
+      if (p.waiting > 0) waiting[p.waiting].push_back(rank);
+    }
+    for (const auto& [sequence, who] : waiting) {
+      std::vector<int> missing;
+      for (const auto& [rank, p] : ranks) {
+        if (p.finished < sequence && p.waiting != sequence) missing.push_back(rank);
+      }
+      const std::string what = ranks.at(who.front()).what + " (number " + std::to_string(sequence) + " of communicator '" + name + "')";
+      if (!missing.empty() && who.size() > most) {
+        most = who.size();
+        d.collective = what;
+        d.laggards = missing;
+      } else if (missing.empty() && who.size() < ranks.size()) {
+        inside = who;
+        if (d.collective.empty()) d.collective = what;
+      } else if (d.collective.empty()) {
+        d.collective = what;
+      }
+    }
+  }
+  if (d.laggards.empty()) d.laggards = inside;
+}
+
 // What a rank says about why it or another one ended.
 void read_reason(const Json& dump, int rank, Diagnosis& d) {
   const Json* heard = member(dump, "heard");
@@ -95,7 +128,7 @@ void read_reason(const Json& dump, int rank, Diagnosis& d) {
 }
 
 // Of ranks that have not joined: one that waits in no collective at all holds the others up; one that waits in another is a victim itself.
-std::vector<int> not_waiting(const std::vector<int>& ranks, const std::map<std::string, std::map<int, Place>>& places) {
+std::vector<int> not_waiting(const std::vector<int>& ranks, const Places& places) {
   std::vector<int> idle;
   for (const int rank : ranks) {
     const bool waits = std::any_of(places.begin(), places.end(), [rank](const auto& c) { return c.second.contains(rank) && c.second.at(rank).waiting > 0; });
@@ -135,7 +168,7 @@ Diagnosis diagnose(const std::vector<Json>& dumps) {
   const std::vector<const Json*> kept = of_the_last_start(dumps);
   d.size = rank_and_size(*kept.front()).second;
   d.hosts.resize(static_cast<size_t>(d.size));
-  std::map<std::string, std::map<int, Place>> places;  // by communicator, by rank
+  Places places;
   std::vector<bool> present(static_cast<size_t>(d.size), false);
   for (const Json* each : kept) {
     const Json& dump = *each;
@@ -149,23 +182,7 @@ Diagnosis diagnose(const std::vector<Json>& dumps) {
   for (int r = 0; r < d.size; ++r) {
     if (!present[static_cast<size_t>(r)]) d.without_dump.push_back(r);
   }
-  // The collective that most ranks wait in; of equals the first.
-  size_t most = 0;
-  for (const auto& [name, ranks] : places) {
-    std::map<int64_t, std::vector<int>> waiting;
-    for (const auto& [rank, p] : ranks) {
-      if (p.waiting > 0) waiting[p.waiting].push_back(rank);
-    }
-    for (const auto& [sequence, who] : waiting) {
-      if (who.size() <= most) continue;
-      most = who.size();
-      d.collective = ranks.at(who.front()).what + " (number " + std::to_string(sequence) + " of communicator '" + name + "')";
-      d.laggards.clear();
-      for (const auto& [rank, p] : ranks) {
-        if (p.finished < sequence && p.waiting != sequence) d.laggards.push_back(rank);
-      }
-    }
-  }
+  find_laggards(places, d);
   d.laggards = not_waiting(d.laggards, places);
   return d;
 }

@@ -70,6 +70,13 @@ double FlightRecorder::finish(uint64_t sequence) {
   return record.finished - record.started;
 }
 
+void FlightRecorder::finish(uint64_t sequence, double seconds) {
+  std::lock_guard lock(mutex_);
+  busy_seconds_ += seconds;
+  CollectiveRecord& record = ring_[sequence % ring_.size()];
+  if (record.sequence == sequence) record.finished = now();
+}
+
 std::vector<CollectiveRecord> FlightRecorder::records() const {
   std::lock_guard lock(mutex_);
   std::vector<CollectiveRecord> out;

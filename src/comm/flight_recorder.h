@@ -31,6 +31,8 @@ class FlightRecorder {
   void start(uint64_t sequence);
   // Seconds that the collective took.
   double finish(uint64_t sequence);
+  // For a collective whose length was measured on the device and that was seen to be done only now.
+  void finish(uint64_t sequence, double seconds);
 
   std::vector<CollectiveRecord> records() const;  // oldest first
   uint64_t issued() const;

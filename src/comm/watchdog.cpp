@@ -134,6 +134,8 @@ constexpr double kAsleepSeconds = 2.5;
 constexpr double kOthersSeconds = 2;
 // A failure of another rank usually reaches the main thread by itself; one that waits inside MPI does not hear of it.
 constexpr double kHeardSeconds = 1;
+// For Communicator::abort().
+constexpr double kAbortSeconds = 3;
 
 // A rank's process as the others of its node see it.
 struct Peer {
@@ -275,6 +277,19 @@ struct Watchdog::State {
     }
   }
 
+  // Takes work off the devices that waits for ranks that will not come, so that this process can end; not for long. With `mutex` held.
+  void abort_communicators() const {
+    const auto left = std::make_shared<std::atomic<size_t>>(communicators.size());
+    for (Communicator* c : communicators) {
+      std::thread([c, left] {
+        c->abort();
+        --*left;
+      }).detach();
+    }
+    const double deadline = now_seconds() + kAbortSeconds;
+    while (*left > 0 && now_seconds() < deadline) ::usleep(2'000);
+  }
+
   // With `mutex` held.
   [[noreturn]] void give_up(const std::string& what, const Json& why) {
     std::string text = "llmtrain: rank " + std::to_string(rank) + " on " + options.host + " " + what + " (phase " + phase.load() + ", step " +
@@ -288,6 +303,7 @@ struct Watchdog::State {
       text += std::string("the dump could not be written: ") + e.what() + "\n";
     }
     [[maybe_unused]] const ssize_t n = ::write(2, text.data(), text.size());
+    abort_communicators();
     ::_exit(1);
   }
 };
@@ -364,6 +380,7 @@ void Watchdog::failed(const std::string& error, bool heard) {
     s.write_dump({{"error", error}, {"heard", heard}});
     for (Communicator* c : s.communicators) c->announce_failure(error);
     s.wait_for_others(began);
+    s.abort_communicators();
   } catch (const std::exception& e) {
     const std::string text = std::string("llmtrain: the dump could not be written: ") + e.what() + "\n";
     [[maybe_unused]] const ssize_t n = ::write(2, text.data(), text.size());

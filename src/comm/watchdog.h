@@ -5,7 +5,8 @@
 //   1. writes DIR/rank-00003.json: rank, host, phase, step, the last collectives, the stacks of all threads, resident memory;
 //   2. waits a moment for the dumps of the others (ranks that wait for the same one run out at the same time);
 //   3. names the laggard, from all dumps that are there (diagnosis.h), on stderr;
-//   4. ends the process with code 1, by which the launcher ends the job.
+//   4. aborts the communicators (NCCL's kernels would wait on the GPU for ever), for three seconds at most;
+//   5. ends the process with code 1, by which the launcher ends the job.
 // A rank that is stopped or dead writes no dump: that is how it is known.
 //
 // Some phases take as long as a disk or the data needs (set-up, saving, the export): there the clock stands still, but a rank of the same node that is

@@ -75,11 +75,7 @@ void check_stage_and_method(const Config& c, Faults& faults) {
 
 // Values that are known and that this version cannot do.
 void check_supported(const Config& c, Faults& faults) {
-  if (c.device == "cuda") faults.add(place(c, "device"), "cuda is not supported in this version", "use auto or cpu");
-  if (c.communicator == "nccl" || c.communicator == "staged") {
-    faults.add(place(c, "communicator"), c.communicator + " is not supported in this version", "use auto, shared or mpi");
-  }
-  if (c.states != "float32") faults.add(place(c, "states"), c.states + " is not supported in this version", "use float32");
+  if (c.states == "bfloat16" && !c.bf16) faults.add(place(c, "states"), "bfloat16 states need bfloat16 compute", "set bf16: true, or choose float32 or mixed");
   if (c.save_only_model && c.save_strategy == "best")
     faults.add(place(c, "save_strategy"), "best is not supported in this version", "use steps, epoch or no");
 }

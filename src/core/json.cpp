@@ -139,6 +139,15 @@ Json parse_json(std::string_view text, const std::string& where) {
 
 Json parse_json_file(const std::string& path, size_t limit_bytes) { return parse_json(read_file(path, limit_bytes), path); }
 
+int64_t whole_number(const Json& object, const char* key, int64_t least, int64_t most, const std::string& where) {
+  const auto it = object.is_object() ? object.find(key) : object.end();
+  if (!object.is_object() || it == object.end() || !it->is_number_integer()) throw InputError(where, std::string("\"") + key + "\" is missing or not a whole number");
+  const bool huge = it->is_number_unsigned() && it->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+  const int64_t value = huge ? INT64_MAX : it->get<int64_t>();
+  if (huge || value < least || value > most) throw InputError(where, std::string("\"") + key + "\" is out of range: " + it->dump());
+  return value;
+}
+
 std::string dump_json(const Json& value, int indent) {
   std::string out;
   write_value(out, value, indent, 0);

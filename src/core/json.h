@@ -16,6 +16,10 @@ inline constexpr int kJsonMaxDepth = 64;
 Json parse_json(std::string_view text, const std::string& where);
 Json parse_json_file(const std::string& path, size_t limit_bytes = size_t{1} << 30);
 
+// The whole number under `key` in [least, most]; InputError with `where` and the key where it is missing, no whole number, or outside. (Json::get casts
+// whatever number stands there: 1e300 to an int is undefined.)
+int64_t whole_number(const Json& object, const char* key, int64_t least, int64_t most, const std::string& where);
+
 // One line; floats are written with the fewest digits that read back exactly; NaN and infinities as the JSON-with-extensions words
 // NaN / Infinity, as Python's json writes and reads them. Text that is not UTF-8 is replaced by U+FFFD.
 std::string dump_json(const Json& value, int indent = -1);

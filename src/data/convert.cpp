@@ -16,16 +16,25 @@ constexpr const char* kShortSystem = "detailed thinking off";
 
 Field column(const Row& row, const Name& name) { return name ? row.field(*name) : Field{}; }
 
-// A column that is text or absent. What Python takes for false (null, "", [], {}, 0, false) is "".
+// Absent, or what Python takes for false: null, "", [], {}, 0, false.
+bool is_false(const Field& f) {
+  switch (f.kind) {
+    case Field::missing:
+    case Field::null: return true;
+    case Field::boolean: return !f.flag;
+    case Field::string: return f.text.empty();
+    case Field::other: break;
+  }
+  if (f.element.is_array()) return simdjson::dom::array(f.element).size() == 0;
+  if (f.element.is_object()) return simdjson::dom::object(f.element).size() == 0;
+  return (f.element.is_int64() || f.element.is_double()) && double(f.element) == 0;
+}
+
+// A column that is text or absent; what Python takes for false is "".
 std::string optional_text(const Row& row, const Name& name, const char* what) {
   const Field f = column(row, name);
   if (f.is_string()) return std::string(f.text);
-  if (!f.present() || f.kind == Field::null || (f.kind == Field::boolean && !f.flag)) return "";
-  if (f.kind == Field::other) {
-    if (f.element.is_array() && simdjson::dom::array(f.element).size() == 0) return "";
-    if (f.element.is_object() && simdjson::dom::object(f.element).size() == 0) return "";
-    if ((f.element.is_int64() || f.element.is_double()) && double(f.element) == 0) return "";
-  }
+  if (is_false(f)) return "";
   throw RowError(std::string(what) + " is not a string");
 }
 
@@ -50,7 +59,8 @@ void refuse_media(const Row& row, const DatasetEntry& d) {
 bool is_kto(const Row& row, const DatasetEntry& d) { return column(row, d.kto_tag).kind == Field::boolean; }
 
 void convert_alpaca(const DatasetEntry& d, const Row& row, Example& e) {
-  if (const Field history = column(row, d.history); history.kind == Field::other && history.element.is_array()) {
+  if (const Field history = column(row, d.history); !is_false(history)) {
+    if (history.kind != Field::other || !history.element.is_array()) throw RowError("history is not a list of pairs of texts");
     for (const element turn : simdjson::dom::array(history.element)) {
       if (!turn.is_array() || simdjson::dom::array(turn).size() != 2) throw RowError("a history turn is not a pair of texts");
       Role role = Role::user;

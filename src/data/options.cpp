@@ -51,6 +51,7 @@ void check_data_options(const DataOptions& o) {
   demand(o.preprocessing_batch_size >= 1, "preprocessing_batch_size", "must be at least 1");
   demand(o.preprocessing_num_workers >= 1, "preprocessing_num_workers", "must be at least 1");
   demand(std::isfinite(o.val_size) && o.val_size >= 0, "val_size", "must not be negative");
+  demand(o.val_size < 1e15, "val_size", "is more than any dataset has rows");
   demand(o.val_size != 1, "val_size", "1 is neither a fraction nor a count", "Use a fraction below 1, or a number of rows above 1.");
   demand(o.val_size <= 1e-6 || o.eval_dataset.empty(), "val_size", "cannot be combined with eval_dataset", "Leave one of them out.");
   if (o.interleave_probs.empty()) return;

@@ -62,6 +62,25 @@ std::string entry_text(const DatasetEntry& d) {
   return text + "\n";
 }
 
+// What one call has made on disk, so that wrong input found later leaves nothing behind: two datasets are tokenised one after the other.
+class Made {
+ public:
+  // `folder` and what is missing above it is about to be made.
+  void will_make(const std::string& folder) {
+    std::error_code ignored;
+    for (std::filesystem::path p(folder); !p.empty() && !std::filesystem::exists(p, ignored); p = p.parent_path()) folders_.push_back(p.string());
+  }
+  void store(const std::string& folder) { stores_.push_back(folder); }
+  void undo() const {
+    std::error_code ignored;
+    for (const std::string& store : stores_) std::filesystem::remove_all(store, ignored);
+    for (const std::string& folder : folders_) std::filesystem::remove(folder, ignored);  // only where empty; the deepest stands first
+  }
+
+ private:
+  std::vector<std::string> stores_, folders_;
+};
+
 // Everything shared by the stores of one call.
 struct Context {
   const DataOptions& options;
@@ -72,6 +91,7 @@ struct Context {
   const SpecialTokens& tokens;
   std::string date;
   std::string tokenizer_key;
+  Made& made;
 };
 
 bool uses_date(const Context& c, const std::vector<DatasetSource>& sources) {
@@ -187,10 +207,14 @@ TokenStore build_store(const Context& c, const std::string& name, const std::vec
   const std::vector<uint64_t> starts = row_runs(plan.size(), c.options);
   const size_t runs = starts.size() - 1, ranks = static_cast<size_t>(c.group.size()), me = static_cast<size_t>(c.group.rank());
   const int threads = usable_threads(c.options);
-  c.log.info(name + ": tokenising " + std::to_string(plan.size()) + " rows (" + std::to_string((bytes + (1 << 20) - 1) >> 20) +
+  c.log.info(name + ": tokenising " + std::to_string(plan.size()) + (plan.size() == 1 ? " row (" : " rows (") + std::to_string((bytes + (1 << 20) - 1) >> 20) +
              " MiB of files) with " + std::to_string(ranks) + (ranks == 1 ? " process" : " processes") + ", " + std::to_string(threads) +
              (threads == 1 ? " thread" : " threads") + " each");
-  run_on_all_or_fail(c.group, [&] { make_writable_directories(std::filesystem::path(folder).parent_path().string()); });
+  run_on_all_or_fail(c.group, [&] {
+    const std::string parent = std::filesystem::path(folder).parent_path().string();
+    c.made.will_make(parent);
+    make_writable_directories(parent);
+  });
   StoreBuilder builder(c.group, folder, true);
   StoreReport report;
   uint64_t part_bytes = 0;
@@ -222,6 +246,7 @@ TokenStore build_store(const Context& c, const std::string& name, const std::vec
   info.rows = total.rows;
   info.report = report_json(total);
   builder.commit(info, part_bytes);
+  c.made.store(folder);
   TokenStore store;
   run_on_all_or_fail(c.group, [&] { store = open_committed(folder, c.group.size()); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
@@ -277,7 +302,9 @@ constexpr const char* kIndexName = "/llmtrain_dataset.json";
 
 void write_index(const Context& c, const std::string& path, const Dataset& data) {
   Json eval = Json::array();
-  for (const EvalSet& e : data.eval) eval.push_back(e.name);
+  if (c.options.val_size <= 1e-6) {  // else the set is split off anew when it is loaded
+    for (const EvalSet& e : data.eval) eval.push_back(e.name);
+  }
   const Json index{{"format", "llmtrain tokenized dataset"}, {"stage", name_of(c.options.stage)}, {"train", !data.train.empty()}, {"eval", eval},
                    {"val_size", c.options.val_size}, {"seed", c.options.seed}};
   // Each rank sees its own file system; on a shared one the same bytes are written several times, each time whole.
@@ -302,7 +329,8 @@ bool load_tokenized(const Context& c, const std::string& path, Dataset& data) {
       if (index.at("train").get<bool>()) data.train = TokenStore::open(path + "/train", true);
       DataOptions split = c.options;
       split.val_size = index.at("val_size").get<double>();
-      split.seed = index.at("seed").get<int64_t>();
+      if (!(split.val_size >= 0 && split.val_size < 1e15)) throw InputError(path + kIndexName, "\"val_size\" is out of range");
+      split.seed = whole_number(index, "seed", INT64_MIN, INT64_MAX, path + kIndexName);
       if (split.val_size > 1e-6) {
         split_validation(split, data);
       } else {
@@ -321,6 +349,22 @@ bool load_tokenized(const Context& c, const std::string& path, Dataset& data) {
   });
   c.log.info("tokenized_path: loaded from " + path + "; options that shape rows are not looked at");
   return true;
+}
+
+// The training set and the evaluation sets, found or built.
+void build_sets(const Context& c, Dataset& data) {
+  const DataOptions& options = c.options;
+  const std::string& given = options.tokenized_path;
+  if (!options.dataset.empty()) data.train = find_or_build(c, "train", options.dataset, given.empty() ? "" : given + "/train");
+  std::vector<std::pair<std::string, std::vector<std::string>>> sets;
+  if (options.eval_on_each_dataset) {
+    for (const std::string& name : options.eval_dataset) sets.push_back({name, {name}});
+  } else if (!options.eval_dataset.empty()) {
+    sets.push_back({"eval", options.eval_dataset});
+  }
+  for (const auto& [name, names] : sets) data.eval.push_back({name, find_or_build(c, name, names, given.empty() ? "" : eval_folder(given, name))});
+  run_on_all_or_fail(c.group, [&] { split_validation(options, data); });
+  if (!given.empty()) write_index(c, given, data);
 }
 
 }  // namespace
@@ -353,7 +397,8 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
     tokenizer_key = tokenizer_hash(tokenizer);
   });
   const Tokenizer encoding_tokenizer = tokenizer_for(data.tmpl, tokenizer);
-  const Context c{options, encoding_tokenizer, group, log, data.tmpl, data.tokens, date, tokenizer_key};
+  Made made;
+  const Context c{options, encoding_tokenizer, group, log, data.tmpl, data.tokens, date, tokenizer_key, made};
   const std::string& given = options.tokenized_path;
   if (!given.empty()) {
     run_on_all_or_fail(group, [&] {
@@ -367,16 +412,14 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
   }
   const bool loaded = !given.empty() && !options.overwrite_cache && load_tokenized(c, given, data);
   if (!loaded) {
-    if (!options.dataset.empty()) data.train = find_or_build(c, "train", options.dataset, given.empty() ? "" : given + "/train");
-    std::vector<std::pair<std::string, std::vector<std::string>>> sets;
-    if (options.eval_on_each_dataset) {
-      for (const std::string& name : options.eval_dataset) sets.push_back({name, {name}});
-    } else if (!options.eval_dataset.empty()) {
-      sets.push_back({"eval", options.eval_dataset});
+    try {
+      build_sets(c, data);
+    } catch (const InputError&) {
+      data.train = TokenStore();
+      data.eval.clear();
+      made.undo();
+      throw;
     }
-    for (const auto& [name, names] : sets) data.eval.push_back({name, find_or_build(c, name, names, given.empty() ? "" : eval_folder(given, name))});
-    if (!given.empty()) write_index(c, given, data);
-    run_on_all_or_fail(group, [&] { split_validation(options, data); });
   }
   if (!data.train.empty()) data.reports.push_back(report_of(data.train, "train"));
   const bool split = data.eval.size() == 1 && !data.train.empty() && &data.eval[0].store.info() == &data.train.info();
@@ -385,7 +428,7 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
   }
   for (const StoreReport& r : data.reports) log_report(r, log);
   if (split)
-    log.info("val_size: " + std::to_string(data.eval[0].store.size()) + " of these rows for validation, " + std::to_string(data.train.size()) +
+    log.info("val_size: of these rows " + std::to_string(data.eval[0].store.size()) + " for validation, " + std::to_string(data.train.size()) +
              " for training");
   return data;
 }

@@ -19,14 +19,19 @@ std::string grouped(uint64_t n) {  // 1,234,567
   return s;
 }
 
+std::string rows_text(uint64_t n, const char* kind = "") { return grouped(n) + " " + kind + (n == 1 ? "row" : "rows"); }
+std::string tokens_text(uint64_t n) { return grouped(n) + (n == 1 ? " token" : " tokens"); }
+
 Json note_json(const RowNote& n) { return Json{{"count", n.count}, {"order", n.order}, {"file", n.file}, {"row", n.row}}; }
 
-RowNote note_from(const Json& j) {
+uint64_t count_from(const Json& j, const char* key, const std::string& where) { return static_cast<uint64_t>(whole_number(j, key, 0, INT64_MAX, where)); }
+
+RowNote note_from(const Json& j, const std::string& where) {
   RowNote n;
-  n.count = j.at("count").get<uint64_t>();
-  n.order = j.at("order").get<uint64_t>();
+  n.count = count_from(j, "count", where);
+  n.order = count_from(j, "order", where);
   n.file = j.at("file").get<std::string>();
-  n.row = j.at("row").get<uint64_t>();
+  n.row = count_from(j, "row", where);
   return n;
 }
 
@@ -44,16 +49,22 @@ Json dataset_json(const DatasetReport& d) {
               {"columns", columns}};
 }
 
-DatasetReport dataset_from(const Json& j) {
+const Json& object_from(const Json& j, const char* key, const std::string& where) {
+  if (!j.at(key).is_object()) throw InputError(where, std::string("\"") + key + "\" is no object");
+  return j.at(key);
+}
+
+DatasetReport dataset_from(const Json& j, const std::string& where) {
   DatasetReport d;
   d.name = j.at("name").get<std::string>();
-  d.rows = j.at("rows").get<uint64_t>();
-  d.used = j.at("used").get<uint64_t>();
-  d.tokens = j.at("tokens").get<uint64_t>();
-  d.trained_tokens = j.at("trained_tokens").get<uint64_t>();
-  d.truncated = note_from(j.at("truncated"));
-  for (auto it = j.at("dropped").begin(); it != j.at("dropped").end(); ++it) d.dropped[it.key()] = note_from(*it);
-  for (auto it = j.at("columns").begin(); it != j.at("columns").end(); ++it) d.columns[it.key()] = it->get<uint64_t>();
+  d.rows = count_from(j, "rows", where);
+  d.used = count_from(j, "used", where);
+  d.tokens = count_from(j, "tokens", where);
+  d.trained_tokens = count_from(j, "trained_tokens", where);
+  d.truncated = note_from(j.at("truncated"), where);
+  const Json &dropped = object_from(j, "dropped", where), &columns = object_from(j, "columns", where);
+  for (auto it = dropped.begin(); it != dropped.end(); ++it) d.dropped[it.key()] = note_from(*it, where);
+  for (auto it = columns.begin(); it != columns.end(); ++it) d.columns[it.key()] = count_from(columns, it.key().c_str(), where);
   return d;
 }
 
@@ -113,13 +124,13 @@ StoreReport report_from_json(const Json& j, const std::string& where) {
   try {
     StoreReport r;
     r.name = j.at("name").get<std::string>();
-    r.rows = j.at("rows").get<uint64_t>();
-    r.tokens = j.at("tokens").get<uint64_t>();
-    r.padding = j.at("padding").get<uint64_t>();
-    r.trained_tokens = j.at("trained_tokens").get<uint64_t>();
+    r.rows = count_from(j, "rows", where);
+    r.tokens = count_from(j, "tokens", where);
+    r.padding = count_from(j, "padding", where);
+    r.trained_tokens = count_from(j, "trained_tokens", where);
     r.eos_trained = j.at("eos_trained").get<bool>();
     r.eos = j.at("eos").get<std::string>();
-    for (const Json& d : j.at("datasets")) r.datasets.push_back(dataset_from(d));
+    for (const Json& d : j.at("datasets")) r.datasets.push_back(dataset_from(d, where));
     return r;
   } catch (const nlohmann::json::exception& e) {
     throw InputError(where, std::string("the report in it is damaged: ") + e.what());
@@ -129,8 +140,8 @@ StoreReport report_from_json(const Json& j, const std::string& where) {
 std::vector<std::string> report_lines(const StoreReport& r) {
   std::vector<std::string> lines;
   for (const DatasetReport& d : r.datasets) {
-    lines.push_back(r.name + ": " + d.name + ": " + grouped(d.rows) + " rows, " + grouped(d.used) + " used, " + grouped(d.dropped_rows()) +
-                    " dropped, " + grouped(d.truncated.count) + " cut, " + grouped(d.tokens) + " tokens, " + grouped(d.trained_tokens) +
+    lines.push_back(r.name + ": " + d.name + ": " + rows_text(d.rows) + ", " + grouped(d.used) + " used, " + grouped(d.dropped_rows()) +
+                    " dropped, " + grouped(d.truncated.count) + " cut, " + tokens_text(d.tokens) + ", " + grouped(d.trained_tokens) +
                     " with loss");
     for (const auto& [reason, note] : d.dropped) {
       lines.push_back("  dropped " + grouped(note.count) + ": " + reason + " (first: " + note.file + ": row " + std::to_string(note.row) + ")");
@@ -140,7 +151,7 @@ std::vector<std::string> report_lines(const StoreReport& r) {
                       std::to_string(d.truncated.row) + ")");
     }
   }
-  lines.push_back(r.name + ": " + grouped(r.rows) + " training rows, " + grouped(r.tokens) + " tokens, " + grouped(r.trained_tokens) + " with loss" +
+  lines.push_back(r.name + ": " + rows_text(r.rows, "training ") + ", " + tokens_text(r.tokens) + ", " + grouped(r.trained_tokens) + " with loss" +
                   (r.padding > 0 ? ", " + grouped(r.padding) + " of padding left out" : ""));
   return lines;
 }

@@ -124,6 +124,24 @@ void PartWriter::finish() {
   file_.close();
 }
 
+// Lets the system take back what was read of a map so far: without it a walk over the store would end with all of it resident.
+class PageFreeingWalk {
+ public:
+  explicit PageFreeingWalk(const MappedFile& file) : file_(file) {}
+  // The walk has come to byte `at` and does not go back.
+  void reached(uint64_t at) {
+    if (at - freed_ < kStep && at < file_.size()) return;
+    const uint64_t end = at == file_.size() ? at : at / kPage * kPage;
+    ::madvise(const_cast<char*>(file_.data()) + freed_, end - freed_, MADV_DONTNEED);  // read-only file pages: they come back when touched
+    freed_ = end;
+  }
+
+ private:
+  static constexpr uint64_t kStep = uint64_t{16} << 20, kPage = uint64_t{64} << 10;
+  const MappedFile& file_;
+  uint64_t freed_ = 0;
+};
+
 struct TokenStore::Data {
   struct FrameView {
     FrameArrays arrays;
@@ -148,6 +166,7 @@ void TokenStore::Data::add_part(const std::string& path, uint64_t bytes, bool ve
   std::memcpy(&header, file.data(), sizeof header);
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0 || header.endian != kEndian) throw damaged("it is no token store of this machine's kind");
   if (header.version != kVersion) throw damaged("version " + std::to_string(header.version) + ", this program reads " + std::to_string(kVersion));
+  PageFreeingWalk walk(file);
   for (uint64_t at = sizeof header; at < file.size();) {
     FrameHeader h;
     if (file.size() - at < sizeof h) throw damaged("it ends inside a frame");
@@ -175,6 +194,7 @@ void TokenStore::Data::add_part(const std::string& path, uint64_t bytes, bool ve
     frames.push_back({a, sequences, h.sequences});
     sequences += h.sequences;
     at += h.bytes();
+    walk.reached(at);
   }
   parts.push_back(std::move(file));
 }
@@ -186,7 +206,7 @@ TokenStore TokenStore::open(const std::string& folder, bool verify) {
   StoreInfo& info = data->info;
   std::vector<std::pair<std::string, uint64_t>> parts;
   try {
-    if (j.at("format").get<std::string>() != "llmtrain token store" || j.at("version").get<uint32_t>() != kVersion)
+    if (j.at("format").get<std::string>() != "llmtrain token store" || whole_number(j, "version", 0, UINT32_MAX, path) != kVersion)
       throw InputError(path, "is no manifest of a token store");
     info.key = j.at("key").get<std::string>();
     info.ranking = j.at("ranking").get<bool>();
@@ -199,12 +219,13 @@ TokenStore TokenStore::open(const std::string& folder, bool verify) {
       }
     }
     if (!known) throw InputError(path, "unknown kind of packing \"" + pack + "\"");
-    info.cutoff_len = j.at("cutoff_len").get<int64_t>();
-    info.eos_id = j.at("eos_id").get<int32_t>();
-    info.pad_id = j.at("pad_id").get<int32_t>();
-    info.rows = j.at("rows").get<uint64_t>();
+    info.cutoff_len = whole_number(j, "cutoff_len", 0, INT32_MAX, path);
+    info.eos_id = static_cast<int32_t>(whole_number(j, "eos_id", -1, INT32_MAX, path));
+    info.pad_id = static_cast<int32_t>(whole_number(j, "pad_id", -1, INT32_MAX, path));
+    info.rows = static_cast<uint64_t>(whole_number(j, "rows", 0, INT64_MAX / 2, path));
     info.report = j.at("report");
-    for (const Json& part : j.at("parts")) parts.emplace_back(part.at("file").get<std::string>(), part.at("bytes").get<uint64_t>());
+    for (const Json& part : j.at("parts"))
+      parts.emplace_back(part.at("file").get<std::string>(), static_cast<uint64_t>(whole_number(part, "bytes", 0, INT64_MAX, path)));
   } catch (const nlohmann::json::exception& e) {
     throw InputError(path, std::string("the token store is damaged: ") + e.what(), "Run with overwrite_cache: true to make it anew.");
   }
@@ -217,7 +238,6 @@ TokenStore TokenStore::open(const std::string& folder, bool verify) {
     throw InputError(path, "the token store is damaged: it holds another number of rows than it says");
   TokenStore store;
   store.data_ = std::move(data);
-  if (verify) store.forget_pages();
   return store;
 }
 
@@ -274,6 +294,12 @@ TokenStore TokenStore::subset(std::vector<uint64_t> which) const {
   for (uint64_t& r : which) r = stored_row(r);
   TokenStore s = *this;
   s.rows_ = std::make_shared<const std::vector<uint64_t>>(std::move(which));
+  return s;
+}
+
+TokenStore TokenStore::whole() const {
+  TokenStore s = *this;
+  s.rows_.reset();
   return s;
 }
 
@@ -335,36 +361,39 @@ void append_restarts(std::string& out, const RowView& v, uint64_t padded) {
   out += ']';
 }
 
+void append_row(std::string& out, const TokenStore& store, size_t i) {
+  const bool packed = store.info().pack == PackKind::plain || store.info().pack == PackKind::neat;
+  const RowView v = store.row(i);
+  const uint64_t padded = packed ? store.padded_tokens(i) : 0;
+  const bool ranking = store.info().ranking;
+  out += '{';
+  append_sequence(out, v, ranking ? "chosen" : "ids", ranking ? "chosen_trained" : "trained", padded, store.info().pad_id);
+  if (ranking) {
+    out += ',';
+    append_sequence(out, store.rejected(i), "rejected", "rejected_trained", 0, 0);
+  }
+  if (packed) append_restarts(out, v, padded);
+  out += "}\n";
+}
+
 }  // namespace
 
-void write_golden_lines(const TokenStore& store, const std::string& path) {
+void write_golden_lines(const std::vector<TokenStore>& stores, const std::string& path) {
   const std::string temporary = path + ".tmp." + std::to_string(::getpid());
   try {
     File file = File::create(temporary);
     std::string out;
     uint64_t offset = 0;
-    const auto flush = [&] {
-      file.write_at(out.data(), out.size(), offset);
-      offset += out.size();
-      out.clear();
-      store.forget_pages();
-    };
-    const bool packed = !store.empty() && (store.info().pack == PackKind::plain || store.info().pack == PackKind::neat);
-    for (size_t i = 0; i < store.size(); ++i) {
-      const RowView v = store.row(i);
-      const uint64_t padded = packed ? store.padded_tokens(i) : 0;
-      const bool ranking = store.info().ranking;
-      out += '{';
-      append_sequence(out, v, ranking ? "chosen" : "ids", ranking ? "chosen_trained" : "trained", padded, store.info().pad_id);
-      if (ranking) {
-        out += ',';
-        append_sequence(out, store.rejected(i), "rejected", "rejected_trained", 0, 0);
+    for (const TokenStore& store : stores) {
+      for (size_t i = 0; i < store.size(); ++i) {
+        append_row(out, store, i);
+        if (out.size() < (size_t{4} << 20) && i + 1 < store.size()) continue;
+        file.write_at(out.data(), out.size(), offset);
+        offset += out.size();
+        out.clear();
+        store.forget_pages();
       }
-      if (packed) append_restarts(out, v, padded);
-      out += "}\n";
-      if (out.size() > (size_t{16} << 20)) flush();
     }
-    flush();
     file.close();
     if (::rename(temporary.c_str(), path.c_str()) != 0) throw_errno("rename", temporary + " -> " + path, errno);
   } catch (...) {

@@ -85,6 +85,8 @@ class TokenStore {
 
   // The rows `which` of this store, in that order, sharing its memory.
   TokenStore subset(std::vector<uint64_t> which) const;
+  // All rows of the store that this is a subset of, in the dataset's order.
+  TokenStore whole() const;
   // Lets the system take back the pages read so far. Views stay valid.
   void forget_pages() const;
 
@@ -99,8 +101,9 @@ class TokenStore {
 
 Json manifest_json(const StoreInfo& info, const std::vector<std::string>& parts, const std::vector<uint64_t>& part_bytes);
 
-// One line a row, as {"ids": …, "trained": …}: what will be trained, for people and for comparison with LLaMA-Factory's rows. Packs are filled
-// with the pad id to cutoff_len. OperationError; the file is complete or absent.
-void write_golden_lines(const TokenStore& store, const std::string& path);
+// One line a row, as {"ids": …, "trained": …}, store after store: what will be trained, for people and for comparison with LLaMA-Factory's rows. Packs
+// are filled with the pad id to cutoff_len. OperationError; the file is complete or absent.
+void write_golden_lines(const std::vector<TokenStore>& stores, const std::string& path);
+inline void write_golden_lines(const TokenStore& store, const std::string& path) { write_golden_lines(std::vector<TokenStore>{store}, path); }
 
 }  // namespace llmtrain

@@ -28,7 +28,11 @@ std::vector<std::string> plugin_candidates() {
 [[noreturn]] void refuse(const std::string& what, const std::string& advice) { throw InputError("device: cuda", what, advice); }
 
 void* open_library(const std::string& path) {
-  if (void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
+  if (void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
+    // What the plugin opens later by its name (cuDNN, which opens nvrtc) may still be unknown to the loader. Without a driver nothing will be.
+    if (cuda_driver_is_here()) open_cuda_libraries(cuda_library_folders());
+    return library;
+  }
   // The loader did not find a library that the plugin needs: open CUDA's libraries from where people have them, then try again.
   const std::vector<std::string> folders = cuda_library_folders();
   const std::vector<std::string> missing = open_cuda_libraries(folders);
@@ -61,6 +65,11 @@ CudaBackend CudaBackend::open() {
 }
 
 std::optional<CudaBackend> CudaBackend::try_open(std::string& why) {
+  // A login node need not load CUDA's libraries to learn that it has no GPU. A plugin that was named need not be one for NVIDIA's driver.
+  if (!std::getenv("LLMTRAIN_CUDA_PLUGIN") && !cuda_driver_is_here()) {
+    why = "no NVIDIA driver: libcuda.so.1 is not known to the loader";
+    return std::nullopt;
+  }
   try {
     CudaBackend backend = open();
     if (backend.plugin().device_count(why) > 0) return backend;

@@ -43,6 +43,16 @@ class Event {
   virtual void synchronize() = 0;         // the calling thread waits for the recorded point
 };
 
+// A point in a stream whose time can be asked for once the stream has passed it: for measuring without waiting. May be recorded again and again.
+class TimePoint {
+ public:
+  virtual ~TimePoint() = default;
+  virtual void record(Stream& stream) = 0;
+  virtual bool reached() = 0;  // never waits; false before the first record()
+  // Seconds from `earlier` to this point, on the device's clock; both must have been reached, on any streams of one Device.
+  virtual double seconds_after(const TimePoint& earlier) const = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -60,6 +70,7 @@ class Device {
   // `asynchronous` asks for a stream that makes progress while the compute stream works (CPU: a thread).
   virtual std::unique_ptr<Stream> make_stream(const std::string& name, bool asynchronous) = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
+  virtual std::unique_ptr<TimePoint> make_time_point() = 0;
   virtual void zero(Stream& stream, void* to, size_t bytes) = 0;
   virtual void copy(Stream& stream, void* to, const void* from, size_t bytes) = 0;  // within the device
   // `host` may be read after the stream has been waited for.

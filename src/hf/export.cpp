@@ -156,7 +156,7 @@ FolderExport::FolderExport(RankGroup& group, ExportPlan plan, std::string folder
 }
 
 void FolderExport::create_files() {
-  make_directories(folder_);
+  make_writable_directories(folder_);
   remove_matching(folder_, is_temporary_weight);  // left by a killed export
   for (size_t i = 0; i < plan_.files().size(); ++i) {
     const File file = File::create(temporary_path(i));

@@ -239,6 +239,7 @@ struct Transformer::State {
     limits.layout = layout;
     limits.compute = x;
     limits.training = options.training;
+    limits.loss_chunk = chunk;
     k.reserve(arena, limits);
   }
 

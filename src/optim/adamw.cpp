@@ -8,6 +8,19 @@
 
 namespace llmtrain {
 
+StateTypes parse_states(const std::string& text, DType compute, const std::string& where) {
+  if (text == "float32") return {};
+  if (text == "mixed") return {DType::float32, DType::bfloat16};
+  if (text != "bfloat16") throw InputError(where, "'" + text + "' is unknown", "choose float32, mixed or bfloat16");
+  if (compute != DType::bfloat16) throw InputError(where, "bfloat16 states need bfloat16 compute", "set bf16: true, or choose float32 or mixed");
+  return {DType::bfloat16, DType::bfloat16};
+}
+
+const char* name_of(const StateTypes& states) {
+  if (states.master == DType::bfloat16) return "bfloat16";
+  return states.moments == DType::bfloat16 ? "mixed" : "float32";
+}
+
 AdamW::AdamW(ParameterManager& manager, Kernels& kernels, const AdamWOptions& options, Arena& arena)
     : manager_(manager), kernels_(kernels), options_(options) {
   const ShardLayout& layout = manager.layout();
@@ -16,8 +29,8 @@ AdamW::AdamW(ParameterManager& manager, Kernels& kernels, const AdamWOptions& op
     if (n == 0) continue;
     UnitState state;
     state.unit = unit;
-    state.m = arena.take("optimizer states", DType::float32, {n});
-    state.v = arena.take("optimizer states", DType::float32, {n});
+    state.m = arena.take("optimizer states", options.states.moments, {n});
+    state.v = arena.take("optimizer states", options.states.moments, {n});
     state.ranges = ranges_of(layout, unit, manager.rank());
     units_.push_back(std::move(state));
   }
@@ -70,7 +83,11 @@ AdamW::Result AdamW::step(double learning_rate, Stream& compute, Communicator& c
     manager_.before_update();
     for (const UnitState& state : units_) {
       const TensorView master = manager_.master(state.unit), gradient = manager_.gradient(state.unit), low = manager_.low(state.unit);
+      const int64_t shard_begin = manager_.layout().shard_elements(state.unit, true) * manager_.rank();
+      arguments.seed = options_.seed;
+      arguments.stream = static_cast<uint32_t>(state.unit);
       for (const Range& range : state.ranges) {
+        arguments.first_element = shard_begin + range.begin;
         arguments.weight_decay = range.decay ? static_cast<float>(options_.weight_decay) : 0.0f;
         const auto part = [&range](const TensorView& view) { return view ? view.rows(range.begin, range.count) : view; };
         kernels_.adamw(compute, part(master), part(gradient), part(state.m), part(state.v), part(low), arguments);

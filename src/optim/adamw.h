@@ -18,7 +18,22 @@
 
 namespace llmtrain {
 
+// In which types the optimizer keeps what it knows of a parameter.
+//   float32   master and moments float32                                   (beside the compute copy: 12 bytes a parameter, and 4 of gradient)
+//   mixed     master float32, moments bfloat16                             (8 and 4)
+//   bfloat16  the bfloat16 compute copy is the master, moments bfloat16    (4 and 4); needs bfloat16 compute
+// What is bfloat16 is rounded stochastically (kernels.h), by random bits that depend on seed, step and element only.
+struct StateTypes {
+  DType master = DType::float32, moments = DType::float32;
+  bool operator==(const StateTypes&) const = default;
+};
+// "float32", "mixed", "bfloat16"; InputError naming `where`, also where the compute type does not fit.
+StateTypes parse_states(const std::string& text, DType compute, const std::string& where);
+const char* name_of(const StateTypes& states);
+
 struct AdamWOptions {
+  StateTypes states;
+  uint64_t seed = 0;  // of stochastic rounding
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
   double max_grad_norm = 1.0;  // 0 or less: no clipping
 };

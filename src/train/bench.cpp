@@ -57,6 +57,13 @@ EngineOptions engine_options(const BenchOptions& o) {
   e.max_tokens = o.sequence * o.micro_batch;
   e.longest_sequence = e.max_positions = o.sequence;
   e.time_kernels = o.breakdown;
+  e.device = o.device;
+  e.communicator = o.communicator;
+  e.device_where = "--device";
+  e.communicator_where = "--communicator";
+  e.deterministic = o.deterministic;
+  e.adamw.states = o.states;
+  e.adamw.seed = o.seed;
   e.adamw.weight_decay = kWeightDecay;
   e.adamw.max_grad_norm = kMaxGradNorm;
   return e;
@@ -103,10 +110,11 @@ BenchResult run_bench(MpiRuntime& mpi, RankGroup& group, const BenchOptions& opt
   });
   Engine engine(mpi, group, model, engine_options(options), log);
   engine.random_weights(options.seed);
+  if (options.breakdown) engine.spans();  // operations are measured from here on
 
   BenchResult result;
   const double tokens_a_step = static_cast<double>(options.sequence * options.micro_batch * options.accumulate) * group.size();
-  std::vector<double> seconds;
+  std::vector<double> seconds, optimizer_seconds;
   double measured = 0;
   for (int64_t step = 0; step < options.steps; ++step) {
     if (step == options.warmup) engine.reset_times();
@@ -117,23 +125,37 @@ BenchResult run_bench(MpiRuntime& mpi, RankGroup& group, const BenchOptions& opt
     const double trained = static_cast<double>((options.sequence - 1) * options.micro_batch * options.accumulate) * group.size();
     for (int64_t micro = 0; micro < options.accumulate; ++micro)
       loss += engine.forward_backward(random_batch(options, model.vocab_size, group.rank(), step, micro), 1.0 / trained);
+    engine.compute_stream().synchronize();
+    const Clock::time_point update_begin = Clock::now();
     engine.update(kLearningRate);
+    engine.compute_stream().synchronize();
+    const double update_seconds = seconds_since(update_begin);
     group.barrier();
-    double values[1] = {seconds_since(begin)};
+    double values[2] = {seconds_since(begin), update_seconds};
     if (step >= options.warmup) measured += values[0];
-    engine.communicator().all_reduce_max(values, 1);
-    if (step >= options.warmup) seconds.push_back(values[0]);
+    engine.communicator().all_reduce_max(values, 2);
+    if (step >= options.warmup) {
+      seconds.push_back(values[0]);
+      optimizer_seconds.push_back(values[1]);
+    }
     engine.communicator().all_reduce_sum(&loss, 1);
     result.losses.push_back(std::round(loss / trained * 1e4) / 1e4);
   }
   if (options.breakdown) result.breakdown = breakdown_lines(engine.times(), measured, options.steps - options.warmup);
-  double peak = static_cast<double>(peak_resident_bytes());
-  engine.communicator().all_reduce_max(&peak, 1);
+  double peaks[2] = {static_cast<double>(peak_resident_bytes()), static_cast<double>(engine.device_bytes_used())};
+  engine.communicator().all_reduce_max(peaks, 2);
   result.parameters = parameter_count(model);
   result.world = group.size();
   result.seconds_per_step = median(seconds);
   result.tokens_per_second = tokens_a_step / result.seconds_per_step;
-  result.peak_rss_mib = peak / (1 << 20);
+  result.seconds_optimizer = median(optimizer_seconds);
+  result.peak_rss_mib = peaks[0] / (1 << 20);
+  result.device = engine.device().kind() == DeviceKind::cuda ? "cuda" : "cpu";
+  if (result.device == "cuda") {
+    result.planned_device_mib = static_cast<double>(engine.planned_bytes()) / (1 << 20);
+    result.peak_device_mib = peaks[1] / (1 << 20);
+  }
+  result.states = name_of(options.states);
   result.compute = options.float32 ? "float32" : "bfloat16";
   result.recompute = name_of(engine.recompute());
   result.overlap = engine.overlaps();
@@ -149,7 +171,14 @@ std::string bench_json(const BenchResult& r) {
   json["params"] = r.parameters;
   json["world"] = r.world;
   json["losses"] = r.losses;
+  json["device"] = r.device;
+  if (r.device == "cuda") {
+    json["planned_device_mib"] = static_cast<int64_t>(std::llround(r.planned_device_mib));
+    json["peak_device_mib"] = static_cast<int64_t>(std::llround(r.peak_device_mib));
+  }
+  json["seconds_optimizer"] = std::round(r.seconds_optimizer * 1e5) / 1e5;
   json["compute"] = r.compute;
+  json["states"] = r.states;
   json["recompute"] = r.recompute;
   json["overlap"] = r.overlap;
   json["threads_per_rank"] = r.threads;

@@ -1,5 +1,5 @@
 // Training steps on random tokens and random weights: what `llmtrain bench` measures. Every token is trained; AdamW with learning rate 1e-4 and weight
-// decay 0.1, clipping at 1.0, ZeRO-3, float32 states and reduction.
+// decay 0.1, clipping at 1.0, ZeRO-3, float32 reduction.
 // Collective: every rank calls run_bench().
 #pragma once
 
@@ -17,6 +17,9 @@ struct BenchOptions {
   int64_t sequence = 512, micro_batch = 1, accumulate = 1;
   int64_t steps = 12, warmup = 3;
   bool float32 = false;  // compute in float32, else bfloat16
+  StateTypes states;
+  std::string device = "auto", communicator = "auto";
+  bool deterministic = false;
   std::optional<Recompute> recompute;
   std::optional<bool> overlap;
   int prefetch_depth = 1;
@@ -30,10 +33,12 @@ struct BenchResult {
   int world = 1;
   double seconds_per_step = 0;    // median after the warm-up, of the slowest rank
   double tokens_per_second = 0;   // all ranks
+  double seconds_optimizer = 0;   // of it: the optimizer's step, median, slowest rank
   double peak_rss_mib = 0;        // largest rank
+  double planned_device_mib = 0, peak_device_mib = 0;  // on a GPU: as planned before step 0; as its driver counted them, largest rank
   std::vector<double> losses;     // a step, mean over all tokens
   std::vector<std::string> breakdown;  // lines of a table, rank 0's view
-  std::string compute, recompute;
+  std::string device, compute, states, recompute;
   bool overlap = false;
   int threads = 1;
 };

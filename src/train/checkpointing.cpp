@@ -8,7 +8,7 @@
 
 namespace llmtrain {
 
-CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute) {
+CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute, const StateTypes& states) {
   CheckpointContent content;
   content.world = layout.world();
   for (int u = 0; u < static_cast<int>(layout.units().size()); ++u) {
@@ -20,7 +20,8 @@ CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute) {
       unit.tensors.push_back({parameter.name, parameter.shape, parameter.trained, layout.place(u, p).offset});
     }
     if (layout.elements(u, true) > 0) {
-      for (const char* name : {"weight", "adam_m", "adam_v"}) unit.arrays.push_back({name, DType::float32, true, layout.shard_elements(u, true)});
+      unit.arrays.push_back({"weight", states.master, true, layout.shard_elements(u, true)});
+      for (const char* name : {"adam_m", "adam_v"}) unit.arrays.push_back({name, states.moments, true, layout.shard_elements(u, true)});
     }
     if (layout.elements(u, false) > 0) unit.arrays.push_back({"frozen", compute, false, layout.shard_elements(u, false)});
     content.units.push_back(std::move(unit));
@@ -28,11 +29,18 @@ CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute) {
   return content;
 }
 
+// A GPU's memory goes straight into the image, chunk by chunk, all copies in one stream; the CPU's is copied by the threads of a save.
 void fill_image(Engine& engine, ShardImage& image) {
   ParameterManager& manager = engine.manager();
+  const bool on_host = engine.device().kind() == DeviceKind::cpu;
   const ShardLayout& layout = manager.layout();
   for (int u = 0; u < static_cast<int>(layout.units().size()); ++u) {
-    const auto put = [&](const char* name, const TensorView& v) { image.put(u, name, 0, v.elements(), v.data); };
+    const auto put = [&](const char* name, const TensorView& v) {
+      if (on_host) return image.put(u, name, 0, v.elements(), v.data);
+      image.each_chunk(u, name, [&](void* to, int64_t begin, size_t bytes) {
+        engine.device().copy_to_host(engine.compute_stream(), to, v.as<char>() + static_cast<size_t>(begin) * size_of(v.dtype), bytes);
+      });
+    };
     if (layout.elements(u, true) > 0) {
       put("weight", manager.master(u));
       put("adam_m", engine.optimizer().first_moment(u));
@@ -40,6 +48,7 @@ void fill_image(Engine& engine, ShardImage& image) {
     }
     if (layout.elements(u, false) > 0) put("frozen", manager.frozen(u));
   }
+  if (!on_host) engine.compute_stream().synchronize();
 }
 
 namespace {
@@ -59,7 +68,15 @@ std::map<std::string, Stored> by_name(const CheckpointContent& content) {
 
 }  // namespace
 
-void check_fits(const ShardLayout& layout, const FoundCheckpoint& checkpoint) {
+void check_fits(const ShardLayout& layout, const StateTypes& states, const FoundCheckpoint& checkpoint) {
+  for (const StoredUnit& unit : checkpoint.manifest.content.units) {
+    const StoredArray *weight = unit.find("weight"), *moment = unit.find("adam_m");
+    if (!weight || !moment) continue;
+    const StateTypes stored{weight->dtype, moment->dtype};
+    if (!(stored == states))
+      throw InputError(checkpoint.folder, std::string("its optimizer states are ") + name_of(stored) + ", this run's are " + name_of(states),
+                       std::string("resume with states: ") + name_of(stored));
+  }
   const std::map<std::string, Stored> stored = by_name(checkpoint.manifest.content);
   const std::string& folder = checkpoint.folder;
   size_t parameters = 0;
@@ -92,12 +109,26 @@ void restore_engine(Engine& engine, RankGroup& group, const FoundCheckpoint& che
     reader.read_tensor(*s.unit, *s.tensor, *a, begin, count, out);
   };
   engine.set_weights([&](const ParameterSpec& p, int64_t begin, int64_t count, float* out) { read(p.name, p.trained ? "weight" : "frozen", begin, count, out); });
+  std::vector<float> values;
+  std::vector<char> raw;
+  const auto restore = [&](const std::string& name, const char* array, const OwnedRange& r, const TensorView& to) {
+    constexpr int64_t kChunk = int64_t{1} << 20;
+    for (int64_t at = 0; at < r.count; at += kChunk) {
+      const int64_t n = std::min(kChunk, r.count - at);
+      values.resize(static_cast<size_t>(n));
+      raw.resize(static_cast<size_t>(n) * size_of(to.dtype));
+      read(name, array, r.tensor_begin + at, n, values.data());
+      convert_elements(values.data(), DType::float32, raw.data(), to.dtype, static_cast<size_t>(n));
+      engine.device().copy_to_device(engine.compute_stream(), to.as<char>() + static_cast<size_t>(r.shard_begin + at) * size_of(to.dtype), raw.data(), raw.size());
+      engine.compute_stream().synchronize();  // the buffers are used again
+    }
+  };
   run_on_all_or_fail(group, [&] {  // a shard that is refused on one rank is refused on all
     for (int u = 0; u < static_cast<int>(layout.units().size()); ++u) {
       for (const OwnedRange& r : layout.owned(u, true, manager.rank())) {
         const std::string& name = layout.units()[static_cast<size_t>(u)].parameters[static_cast<size_t>(r.parameter)].name;
-        read(name, "adam_m", r.tensor_begin, r.count, engine.optimizer().first_moment(u).as<float>() + r.shard_begin);
-        read(name, "adam_v", r.tensor_begin, r.count, engine.optimizer().second_moment(u).as<float>() + r.shard_begin);
+        restore(name, "adam_m", r, engine.optimizer().first_moment(u));
+        restore(name, "adam_v", r, engine.optimizer().second_moment(u));
       }
     }
   });

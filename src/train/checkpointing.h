@@ -13,14 +13,15 @@
 
 namespace llmtrain {
 
-// Units, tensors and arrays ("weight", "adam_m", "adam_v" float32; "frozen" in the compute type) of a model over `layout.world()` ranks.
-CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute);
+// Units, tensors and arrays ("weight" of the master type, "adam_m" and "adam_v" of the moments' type; "frozen" in the compute type) of a model over
+// `layout.world()` ranks.
+CheckpointContent checkpoint_content(const ShardLayout& layout, DType compute, const StateTypes& states = {});
 
 // Copies this rank's shards into the image.
 void fill_image(Engine& engine, ShardImage& image);
 
-// InputError naming the first tensor of a checkpoint that does not fit this model.
-void check_fits(const ShardLayout& layout, const FoundCheckpoint& checkpoint);
+// InputError naming the first tensor of a checkpoint that does not fit this model, or states of other types.
+void check_fits(const ShardLayout& layout, const StateTypes& states, const FoundCheckpoint& checkpoint);
 
 // Weights, moments and step count from a verified checkpoint that fits. InputError on all ranks when one finds a file that this format does not write.
 // Collective.

@@ -9,10 +9,12 @@
 #include <utility>
 
 #include "checkpoint/shard_image.h"
+#include "comm/device_choice.h"
 #include "core/error.h"
 #include "core/philox.h"
-#include "train/random_weights.h"
+#include "device/cuda_backend.h"
 #include "train/checkpointing.h"
+#include "train/random_weights.h"
 
 namespace llmtrain {
 namespace {
@@ -23,12 +25,19 @@ std::string mebibytes(size_t bytes) {
   return text;
 }
 
-// Ranks on this rank's host, and how many hosts there are.
-std::pair<int, int> count_hosts(RankGroup& group, const std::string& host) {
-  const uint64_t mine = name_hash(host);
+// How many ranks give the same text as this one, and how many texts there are.
+std::pair<int, int> count_alike(RankGroup& group, const std::string& text) {
+  const uint64_t mine = name_hash(text);
   std::vector<uint64_t> all(static_cast<size_t>(group.size()));
   group.all_gather(&mine, all.data(), sizeof mine);
   return {static_cast<int>(std::count(all.begin(), all.end(), mine)), static_cast<int>(std::set<uint64_t>(all.begin(), all.end()).size())};
+}
+
+// Where chosen algorithms and compiled plans are kept: $XDG_CACHE_HOME/llmtrain or ~/.cache/llmtrain; empty where there is no home.
+std::string cuda_cache_folder() {
+  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+  if (cache && *cache) return std::string(cache) + "/llmtrain";
+  return home && *home ? std::string(home) + "/.cache/llmtrain" : "";
 }
 
 bool true_on_all(RankGroup& group, bool mine) {
@@ -67,21 +76,21 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
   const ThreadPlan threads = plan_threads(mpi, group);
   threads_ = threads.threads;
   if (!threads.line.empty()) log_.info(threads.line);
-  std::tie(ranks_here_, hosts_) = count_hosts(group, mpi.host());
+  hosts_ = count_alike(group, mpi.host()).second;
   if (options.nodes.ranks_per_node > 0) hosts_ = std::max(hosts_, (group.size() + options.nodes.ranks_per_node - 1) / options.nodes.ranks_per_node);
+  const DeviceChoice choice = make_device_choice(mpi, group_, {options_.device, options_.communicator, options_.device_where, options_.communicator_where});
+  if (!choice.line.empty()) log_.info(choice.line);
   // A thread of its own for communication only pays where a core is left for it, or where messages need progress between nodes.
-  overlap_ = options.overlap.value_or(group.size() > 1 && (threads_ >= 2 || hosts_ > 1));
-
-  device_ = make_cpu_device(threads_);
-  kernels_ = make_cpu_kernels(*device_);
+  overlap_ = options.overlap.value_or(group.size() > 1 && (threads_ >= 2 || hosts_ > 1 || choice.device == DeviceKind::cuda));
+  run_on_all_or_fail(group_, [&] { open_device(mpi, choice); });
   log_.info("device: " + device_->describe() + "; " + kernels_->describe());
   if (options.time_kernels) {
     auto timed = std::make_unique<TimedKernels>(std::move(kernels_));
     timed_ = timed.get();
     kernels_ = std::move(timed);
   }
-  gather_communicator_ = make_mpi_communicator(mpi, "gather", options.nodes);
-  reduce_communicator_ = make_mpi_communicator(mpi, "reduce", options.nodes);
+  gather_communicator_ = make_chosen_communicator(choice, mpi, group_, *device_, "gather", options.nodes);
+  reduce_communicator_ = make_chosen_communicator(choice, mpi, group_, *device_, "reduce", options.nodes);
   compute_ = device_->make_stream("compute", false);
   gather_ = device_->make_stream("gather", overlap_);
   reduce_ = device_->make_stream("reduce", overlap_);
@@ -98,10 +107,35 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
 
 Engine::~Engine() = default;
 
+// Device, kernels, and who else draws from the same memory.
+void Engine::open_device(MpiRuntime& mpi, const DeviceChoice& choice) {
+  device_ = make_chosen_device(choice, threads_);
+  std::string memory = mpi.host();
+  if (choice.device == DeviceKind::cpu) {
+    kernels_ = make_cpu_kernels(*device_);
+  } else {
+    CudaKernelsOptions kernels;
+    kernels.deterministic = options_.deterministic;
+    kernels.cache_folder = cuda_cache_folder();
+    kernels.log = [this](const std::string& line) { log_.info(line); };
+    kernels_ = choice.backend->plugin().make_kernels(*device_, kernels);
+    memory += choice.backend->plugin().device_info(choice.gpu).uuid;
+    device_bytes_before_ = device_->bytes_available();
+  }
+  sharers_ = count_alike(group_, memory).first;
+}
+
+size_t Engine::device_bytes_used() const {
+  if (device_->kind() == DeviceKind::cpu) return 0;
+  const size_t now = device_->bytes_available();
+  return device_bytes_before_ > now ? device_bytes_before_ - now : 0;
+}
+
 Engine::Parts Engine::build(Arena& arena, Recompute recompute) {
   Parts parts;
   ParameterManagerOptions manager;
   manager.compute = options_.compute;
+  manager.master = options_.adamw.states.master;
   manager.prefetch_depth = options_.prefetch_depth;
   manager.overlap = overlap_;
   manager.training = options_.training;
@@ -116,16 +150,20 @@ Engine::Parts Engine::build(Arena& arena, Recompute recompute) {
   transformer.max_tokens = options_.max_tokens;
   transformer.longest_sequence = options_.longest_sequence;
   transformer.max_positions = options_.max_positions;
+  // A GPU wants products of many rows: logits of up to a GiB, and never of fewer than 1024 tokens.
+  if (device_->kind() == DeviceKind::cuda) {
+    const int64_t row_bytes = model_.vocab_size * static_cast<int64_t>(size_of(options_.compute));
+    transformer.loss_chunk_tokens = std::max<int64_t>(1024, (int64_t{1} << 30) / row_bytes / 128 * 128);
+  }
   parts.transformer = std::make_unique<Transformer>(model_, transformer, *device_, *kernels_, *compute_, *parts.manager, arena);
   if (options_.cache_tokens > 0) parts.transformer->reserve_cache(options_.cache_tokens, arena);
-  if (options_.checkpoints)
-    arena.count_elsewhere("checkpoint image", ShardImage::planned_bytes(checkpoint_content(parts.manager->layout(), options_.compute)));
+  if (options_.checkpoints && device_->kind() == DeviceKind::cpu)  // a GPU's snapshot lies in host memory
+    arena.count_elsewhere("checkpoint image", ShardImage::planned_bytes(checkpoint_content(parts.manager->layout(), options_.compute, options_.adamw.states)));
   return parts;
 }
 
 bool Engine::fits(size_t bytes) {
-  // The ranks of a host draw from the same memory.
-  return bytes <= device_->bytes_available() / static_cast<size_t>(ranks_here_);
+  return bytes <= device_->bytes_available() / static_cast<size_t>(sharers_);
 }
 
 // Sets recompute_, arena_bytes_ and planned_bytes_; InputError where nothing fits. Called on all ranks; the decision is common.
@@ -144,9 +182,9 @@ void Engine::choose_plan(const EngineOptions& options) {
   }
   std::string lines;
   for (const std::string& line : table) lines += "\n    " + line;
-  throw InputError("memory plan", "a rank needs " + mebibytes(planned_bytes_) + ", and " + std::to_string(ranks_here_) + " rank(s) share " +
-                                      mebibytes(device_->bytes_available()) + " on this host" + lines,
-                   "use more ranks on more hosts, a smaller per_device_train_batch_size or cutoff_len, or recompute: full");
+  throw InputError("memory plan", "a rank needs " + mebibytes(planned_bytes_) + ", and " + std::to_string(sharers_) + " rank(s) share " +
+                                      mebibytes(device_->bytes_available()) + (device_->kind() == DeviceKind::cpu ? " on this host" : " of this GPU") + lines,
+                   std::string("use more ranks on more ") + (device_->kind() == DeviceKind::cpu ? "hosts" : "GPUs") + ", a smaller per_device_train_batch_size or cutoff_len, or recompute: full");
 }
 
 void Engine::fill(const ParameterManager::Fill& fill) {

@@ -24,6 +24,10 @@
 namespace llmtrain {
 
 struct EngineOptions {
+  std::string device = "auto";         // auto: the GPU where every rank has one, else the CPU; cpu; cuda
+  std::string communicator = "auto";   // auto, mpi, shared, nccl, staged (comm/device_choice.h)
+  std::string device_where = "device", communicator_where = "communicator";  // where these were asked for, for errors
+  bool deterministic = false;          // GPUs only: the CPU is so always
   DType compute = DType::float32;
   bool training = true;
   int prefetch_depth = 1;
@@ -46,6 +50,8 @@ std::optional<Recompute> parse_recompute(const std::string& text, const std::str
 // "auto" gives nothing; "on", "off".
 std::optional<bool> parse_overlap(const std::string& text, const std::string& where);
 
+struct DeviceChoice;
+
 class Engine {
  public:
   Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, const EngineOptions& options, Log& log);
@@ -67,6 +73,14 @@ class Engine {
   AdamW& optimizer() { return *optimizer_; }
   ParameterManager& manager() { return *manager_; }
   Transformer& transformer() { return *transformer_; }
+  Device& device() { return *device_; }
+  Stream& compute_stream() { return *compute_; }
+  // What measures waits and, with time_kernels, every operation from the first call of this on (for bench --breakdown and a trace).
+  Spans& spans() {
+    if (timed_) timed_->measure_with(manager_->spans());
+    return manager_->spans();
+  }
+  const StateTypes& states() const { return options_.adamw.states; }
   // For small values between steps.
   Communicator& communicator() { return *reduce_communicator_; }
   // Where time went since the last reset_times(): operations (with time_kernels) and waiting for communication.
@@ -81,6 +95,8 @@ class Engine {
   int threads() const { return threads_; }
   Recompute recompute() const { return recompute_; }
   bool overlaps() const { return overlap_; }
+  // What the GPU's driver counts as taken since this engine began, on a GPU that nobody else uses; 0 on the CPU.
+  size_t device_bytes_used() const;
   // Planned bytes of this rank, and the table of the plan as text.
   size_t planned_bytes() const { return planned_bytes_; }
   std::vector<std::string> plan_lines() const;
@@ -91,6 +107,7 @@ class Engine {
     std::unique_ptr<AdamW> optimizer;
     std::unique_ptr<Transformer> transformer;
   };
+  void open_device(MpiRuntime& mpi, const DeviceChoice& choice);
   Parts build(Arena& arena, Recompute recompute);
   void choose_plan(const EngineOptions& options);
   bool fits(size_t bytes);
@@ -101,8 +118,9 @@ class Engine {
   ModelConfig model_;
   EngineOptions options_;
   int threads_ = 1;
-  int ranks_here_ = 1;   // ranks that share this rank's host
+  int sharers_ = 1;   // ranks that draw from the same memory: a host's, or a GPU's
   int hosts_ = 1;
+  size_t device_bytes_before_ = 0;  // free memory of the GPU when this engine began
   bool overlap_ = false;
   Recompute recompute_ = Recompute::cheap;
   size_t arena_bytes_ = 0, planned_bytes_ = 0;

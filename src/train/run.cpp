@@ -16,6 +16,7 @@
 #include "train/output_dir.h"
 #include "train/run_checkpoints.h"
 #include "train/stop_request.h"
+#include "train/trace.h"
 #include "train/trainer.h"
 
 namespace llmtrain {
@@ -159,7 +160,14 @@ void Run::set_up_data() {
 
 EngineOptions Run::engine_options() const {
   EngineOptions e;
+  e.device = config_.wants_cpu() ? "cpu" : config_.device;
+  e.communicator = config_.communicator;
+  e.device_where = config_.origin("device") + ": device";
+  e.communicator_where = config_.origin("communicator") + ": communicator";
+  e.deterministic = config_.deterministic;
   e.compute = config_.bf16 ? DType::bfloat16 : DType::float32;
+  e.adamw.states = parse_states(config_.states, e.compute, config_.origin("states") + ": states");
+  e.adamw.seed = static_cast<uint64_t>(config_.seed);
   e.training = config_.do_train;
   e.prefetch_depth = static_cast<int>(config_.prefetch_depth);
   e.overlap = parse_overlap(config_.overlap, config_.origin("overlap") + ": overlap");
@@ -183,6 +191,7 @@ EngineOptions Run::engine_options() const {
   e.adamw.max_grad_norm = config_.max_grad_norm;
   e.checkpoints = resumable() && config_.save_strategy != "no";
   e.trained = trained_tensors(config_, model_.config);
+  e.time_kernels = !request_.trace.empty();
   return e;
 }
 
@@ -190,7 +199,7 @@ void Run::set_up_engine() {
   engine_ = std::make_unique<Engine>(mpi_, group_, model_.config, engine_options(), log_);
   phases_.done("engine");
   if (const auto& found = checkpoints_.found()) {
-    run_on_all_or_fail(group_, [&] { check_fits(engine_->manager().layout(), *found); });
+    run_on_all_or_fail(group_, [&] { check_fits(engine_->manager().layout(), engine_->states(), *found); });
     restore_engine(*engine_, group_, *found, checkpoints_.optimizer_steps());
   } else {
     engine_->load_weights(*model_.weights);
@@ -209,9 +218,9 @@ void Run::say_what_runs() const {
   log_.info(text);
   for (const std::string& line : engine_->plan_lines()) log_.info(line);
   if (plan_) {
-    log_.info("steps: " + std::to_string(plan_->total_steps()) + " of " + std::to_string(config_.per_device_train_batch_size) + " rows x " +
-              plural(config_.gradient_accumulation_steps, "micro-step") + " x " + plural(group_.size(), "rank") + ", " + std::to_string(rows_.size()) + " rows an epoch, " +
-              std::to_string(sampler_->steps_per_epoch()) + " steps an epoch");
+    log_.info("steps: " + std::to_string(plan_->total_steps()) + " of " + plural(config_.per_device_train_batch_size, "row") + " x " +
+              plural(config_.gradient_accumulation_steps, "micro-step") + " x " + plural(group_.size(), "rank") + ", " + plural(rows_.size(), "row") + " and " +
+              plural(sampler_->steps_per_epoch(), "step") + " an epoch");
   }
 }
 
@@ -270,11 +279,16 @@ bool Run::train() {
   parts.between_steps = [this] { checkpoints_.poll(); };
   parts.stop = request_.stop;
   parts.watchdog = request_.watchdog;
+  parts.host = mpi_.host();
   parts.begun_well = [this] { remove_folders(old_checkpoints_); };
+  std::optional<Trace> trace;
+  if (!request_.trace.empty()) trace.emplace(request_.trace, group_, mpi_.host(), engine_->spans(), engine_->compute_stream());
+  parts.trace = trace ? &*trace : nullptr;
   Trainer trainer(std::move(parts), *plan_, *schedule_);
   if (checkpoints_.found()) trainer.restore(checkpoints_.step(), checkpoints_.trainer_state());
   TrainSummary summary = trainer.train();
   if (request_.watchdog) request_.watchdog->pause("the end of the run");  // may take long on a slow disk
+  if (trace) log_.info(trace->write());
   checkpoints_.finish();
   if (trainer.stopped()) return false;
   // 6 operations a parameter and token, the embedding's table left out, as transformers estimates it.

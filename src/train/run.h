@@ -20,6 +20,7 @@ struct RunRequest {
   Config config;                   // checked (check_trainable), batch sizes resolved for this number of ranks
   std::vector<std::string> notes;  // accepted without effect: logged once
   std::string version;             // the block of `llmtrain --version`, kept beside the results
+  std::string trace;               // file for a trace of the training steps (train/trace.h), "" for none
   const StopRequest* stop = nullptr;  // not null
   Watchdog* watchdog = nullptr;       // null on a single rank
 };

@@ -122,7 +122,7 @@ Json RunCheckpoints::state_json(const Json& trainer_state, const RunLog* run_log
 void RunCheckpoints::prepare(Engine& engine, DType compute) {
   if (saver_) return;
   const SaverOptions options{config_.output_dir, run_id_, build_, config_.async_save, static_cast<int>(config_.save_total_limit.value_or(0))};
-  saver_ = std::make_unique<CheckpointSaver>(options, checkpoint_content(engine.manager().layout(), compute), group_, log_);
+  saver_ = std::make_unique<CheckpointSaver>(options, checkpoint_content(engine.manager().layout(), compute, engine.states()), group_, log_);
 }
 
 void RunCheckpoints::save(int64_t step, Engine& engine, DType compute, const Json& trainer_state, const RunLog* run_log, int64_t rows,

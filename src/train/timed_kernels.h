@@ -1,5 +1,5 @@
-// Kernels that measure: each operation goes to the backend underneath, and its seconds are added up by name (bench --breakdown). Right on the CPU, where
-// an operation is done when its call returns.
+// Kernels that measure: each operation goes to the backend underneath, with a span around it (device/spans.h): sums by name for bench --breakdown, single
+// spans for a trace. Nothing is waited for, so it is right on a GPU too.
 // Thread rules: as the kernels underneath.
 #pragma once
 
@@ -7,20 +7,21 @@
 #include <memory>
 #include <string>
 
+#include "device/spans.h"
 #include "kernels/kernels.h"
 
 namespace llmtrain {
 
-struct KernelTime {
-  double seconds = 0;
-  int64_t calls = 0;
-};
+using KernelTime = SpanTotal;
 
 class TimedKernels : public Kernels {
  public:
   explicit TimedKernels(std::unique_ptr<Kernels> inner) : inner_(std::move(inner)) {}
-  const std::map<std::string, KernelTime>& times() const { return times_; }
-  void reset() { times_.clear(); }
+  // Measures from here on; before, nothing is. `spans` must outlive the last operation.
+  void measure_with(Spans& spans);
+  // As far as the device has come.
+  const std::map<std::string, KernelTime>& times() const;
+  void reset();
 
   std::string describe() const override;
   void reserve(Arena& arena, const Limits& limits) override;
@@ -55,9 +56,10 @@ class TimedKernels : public Kernels {
 
  private:
   template <class Call>
-  auto timed(const std::string& name, Call&& call);
+  auto timed(Stream& stream, const std::string& name, Call&& call);
   std::unique_ptr<Kernels> inner_;
-  std::map<std::string, KernelTime> times_;
+  Spans* spans_ = nullptr;
+  std::map<std::string, KernelTime> none_;
 };
 
 }  // namespace llmtrain

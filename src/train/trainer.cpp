@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "core/error.h"
+#include "train/trace.h"
 
 namespace llmtrain {
 namespace {
@@ -28,7 +29,7 @@ Every make_every(const std::string& strategy, double value, int64_t total_steps)
 }
 
 Trainer::Trainer(TrainerParts parts, StepPlan plan, Schedule schedule)
-    : parts_(std::move(parts)), plan_(plan), schedule_(std::move(schedule)) {
+    : parts_(std::move(parts)), plan_(plan), schedule_(std::move(schedule)), stragglers_(parts_.engine.communicator().size()) {
   const Config& c = parts_.config;
   logging_ = make_every(c.logging_strategy, c.logging_steps, plan_.total_steps());
   evaluating_ = make_every(c.eval_strategy, c.evaluation_steps(), plan_.total_steps());
@@ -72,11 +73,29 @@ void Trainer::restore(int64_t step, const Json& state) {
   done_ = step;
 }
 
-// One answer on all ranks: a signal may have reached only some, and clocks differ.
-bool Trainer::asked_to_stop() {
-  double asked = parts_.stop && parts_.stop->requested() ? 1 : 0;
-  parts_.engine.communicator().all_reduce_max(&asked, 1);
-  return asked > 0;
+// What the ranks tell each other at the end of each step: whether to stop (one answer on all: a signal may have reached only some, and clocks differ),
+// and what each did, which every rank judges alike.
+bool Trainer::meet(int64_t step, RankWork own) {
+  struct Word {
+    double asked;
+    RankWork work;
+  };
+  Communicator& communicator = parts_.engine.communicator();
+  const Word mine{parts_.stop && parts_.stop->requested() ? 1.0 : 0.0, own};
+  std::vector<Word> all(static_cast<size_t>(communicator.size()));
+  communicator.all_gather(&mine, all.data(), sizeof mine);
+  std::vector<RankWork> work;
+  for (const Word& word : all) work.push_back(word.work);
+  if (const auto straggler = stragglers_.add(work)) say_straggler(step, *straggler);
+  return std::any_of(all.begin(), all.end(), [](const Word& word) { return word.asked > 0; });
+}
+
+// Collective: the host is known to the rank alone.
+void Trainer::say_straggler(int64_t step, const Straggler& straggler) {
+  Communicator& communicator = parts_.engine.communicator();
+  const std::string host = broadcast_string(communicator, parts_.host, straggler.rank);
+  parts_.log.warn("step " + std::to_string(step) + ": rank " + std::to_string(straggler.rank) + " on " + host + " is a straggler: it computes for " + number("%.1f", straggler.factor) +
+                  " times as long as the other ranks, which wait for it (median of " + std::to_string(StragglerDetector::kWindow) + " steps)");
 }
 
 TrainSummary Trainer::train() {
@@ -85,6 +104,7 @@ TrainSummary Trainer::train() {
   const int64_t first = done_ + 1;
   for (int64_t step = first; step <= plan_.total_steps() && !stopped_; ++step) {
     if (parts_.watchdog) parts_.watchdog->progress("training", step);
+    if (parts_.trace) parts_.trace->step(step);
     const StepOutcome outcome = one_step(step);
     done_ = step;
     if (step == first && parts_.begun_well) parts_.begun_well();
@@ -94,7 +114,7 @@ TrainSummary Trainer::train() {
       show(step);
     }
     if (evaluating_.at(step, plan_)) aside([&] { evaluate_at(step); });
-    stopped_ = parts_.stop && asked_to_stop() && step < plan_.total_steps();
+    stopped_ = meet(step, outcome.own) && step < plan_.total_steps();
     if (parts_.save_checkpoint && (stopped_ || saving_.at(step, plan_))) {
       const Json now = state();
       const WatchdogPause pause(parts_.watchdog, "saving");  // a slow disk is nobody's fault
@@ -142,14 +162,21 @@ Trainer::StepOutcome Trainer::one_step(int64_t step) {
 
   double token_losses = 0;
   int64_t own_labels = 0;
+  StepOutcome outcome;
+  const double begin = now_seconds();
+  const Engine::Times before = parts_.engine.times();
   for (int64_t micro = 0; micro < sampler.micro_steps(in_epoch); ++micro) {
     const std::vector<size_t> mine = sampler.rows_of(epoch, in_epoch, micro, parts_.engine.communicator().rank());
     batch_.clear();
     rows.append(batch_, mine);
-    for (const size_t row : mine) own_labels += rows.labels(row);
+    for (const size_t row : mine) {
+      own_labels += rows.labels(row);
+      outcome.own.tokens += static_cast<double>(rows.length(row));
+    }
     token_losses += parts_.engine.forward_backward(batch_, scale);
   }
-  StepOutcome outcome;
+  const Engine::Times after = parts_.engine.times();
+  outcome.own.seconds = now_seconds() - begin - (after.exposed_gather + after.exposed_reduce - before.exposed_gather - before.exposed_reduce);
   outcome.rate = schedule_.rate(step);
   const AdamW::Result result = parts_.engine.update(outcome.rate);
   outcome.grad_norm = result.grad_norm;

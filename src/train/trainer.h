@@ -23,6 +23,7 @@
 #include "core/json.h"
 #include "train/step_plan.h"
 #include "train/stop_request.h"
+#include "train/straggler.h"
 
 namespace llmtrain {
 
@@ -39,6 +40,8 @@ struct Every {
 // strategy: "no", "steps", "epoch"; value: of steps, or a share of all steps below 1.
 Every make_every(const std::string& strategy, double value, int64_t total_steps);
 
+class Trace;
+
 struct TrainerParts {
   const Config& config;
   Engine& engine;
@@ -50,8 +53,10 @@ struct TrainerParts {
   Evaluator* evaluator = nullptr;        // null: nothing to evaluate on
   std::function<void(int64_t, const Json&)> save_checkpoint = nullptr;  // collective; with what restore() takes; null: nothing is saved between
   std::function<void()> between_steps = nullptr;  // collective, after each step: a save that is under way may be committed
+  Trace* trace = nullptr;                         // null: none is kept
   const StopRequest* stop = nullptr;              // asked at the end of each step
   Watchdog* watchdog = nullptr;
+  std::string host;                               // of this rank, for what is said about it
   std::function<void()> begun_well = nullptr;              // after the first step, once
 };
 
@@ -71,6 +76,7 @@ class Trainer {
  private:
   struct StepOutcome {
     double rate = 0, grad_norm = 0;
+    RankWork own;
   };
   StepOutcome one_step(int64_t step);
   template <class Work>
@@ -82,12 +88,14 @@ class Trainer {
   Progress::State progress_state(int64_t step) const;
   double elapsed() const;
   Json state();
-  bool asked_to_stop();
+  bool meet(int64_t step, RankWork own);
+  void say_straggler(int64_t step, const Straggler& straggler);
 
   TrainerParts parts_;
   StepPlan plan_;
   Schedule schedule_;
   Every logging_, evaluating_, saving_;
+  StragglerDetector stragglers_;
   double begun_ = 0, logged_at_ = 0;    // seconds of the monotonic clock
   Batch batch_;
   double loss_sum_ = 0;                 // this rank's part of the steps' losses since the last reduction

@@ -5,7 +5,6 @@
 #include "zero/parameter_manager.h"
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 
 #include "core/error.h"
@@ -18,16 +17,6 @@ constexpr size_t kAlign = 256;
 constexpr int64_t kFillChunk = int64_t{1} << 20;  // elements
 
 size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double& total) : total_(total), begin_(std::chrono::steady_clock::now()) {}
-  ~Stopwatch() { total_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
-
- private:
-  double& total_;
-  std::chrono::steady_clock::time_point begin_;
-};
 
 // One matrix over neighbouring tensors: rows add up, everything behind the first dimension is the same, and the data follow each other.
 TensorView fuse(const std::vector<TensorView>& parameters, int first, int count) {
@@ -51,7 +40,7 @@ TensorView UnitGradients::fused(int first, int count) const { return fuse(parame
 
 // What this rank keeps of a unit.
 struct UnitShards {
-  TensorView master;          // float32, trained; the same memory as compute[1] when the compute type is float32
+  TensorView master;          // trained; the same memory as compute[1] where both are of one type
   TensorView compute[2];      // [0] frozen, [1] trained: what is gathered
   TensorView gradient;        // float32, trained
   bool gradient_zero = true;  // the accumulator counts as zero, whatever it holds: nothing was added since zero_gradients()
@@ -88,6 +77,9 @@ struct ParameterManager::State {
   std::unique_ptr<Event> compute_done, gather_done, reduce_done;
   Schedule schedule;
   Counters counters;
+  std::unique_ptr<Spans> own_spans;
+  Spans* spans = nullptr;
+  std::vector<int> held;  // units in the order of their acquisition, while a trace is kept
   bool planning = false;
 
   int units() const { return static_cast<int>(layout.units().size()); }
@@ -101,6 +93,11 @@ struct ParameterManager::State {
     return static_cast<size_t>(layout.shard_elements(unit, true)) * static_cast<size_t>(world) * sizeof(float);
   }
   bool gather_inline() const { return gather == streams.compute; }
+  // For spans that only a trace wants, and for waits that exist only where a stream is the compute stream itself.
+  Spans* traced() const { return spans->keeps() ? spans : nullptr; }
+  Spans* if_inline(const Stream* stream) const { return stream == streams.compute ? spans : nullptr; }
+  void now_held(int unit);
+  void no_longer_held(int unit);
 
   void take_shards(Arena& arena);
   void take_weight_slots(Arena& arena);
@@ -122,7 +119,7 @@ struct ParameterManager::State {
 // gradient accumulators in the arena. A process by itself registers nothing.
 void ParameterManager::State::take_shards(Arena& arena) {
   shards.resize(static_cast<size_t>(units()));
-  const bool f32 = options.compute == DType::float32;
+  const bool one_copy = options.compute == options.master;
   size_t registered = 0;
   std::vector<size_t> offsets;
   for (int u = 0; u < units(); ++u) {
@@ -134,7 +131,7 @@ void ParameterManager::State::take_shards(Arena& arena) {
       registered += aligned(unit.compute[trained].bytes());
     }
   }
-  const std::string group = f32 && options.training ? "master weights" : "parameter shards";
+  const std::string group = one_copy && options.training ? "master weights" : "parameter shards";
   char* base = nullptr;
   if (world == 1) {
     base = static_cast<char*>(arena.take_bytes(group, registered));
@@ -148,12 +145,12 @@ void ParameterManager::State::take_shards(Arena& arena) {
     for (const bool trained : {false, true})
       if (base != nullptr && unit.compute[trained].elements() > 0) unit.compute[trained].data = base + offsets[static_cast<size_t>(u) * 2 + trained];
     const int64_t n = options.training ? layout.shard_elements(u, true) : 0;
-    unit.master = f32 && options.training ? unit.compute[true] : TensorView(static_cast<void*>(nullptr), DType::float32, {n});
+    unit.master = one_copy && options.training ? unit.compute[true] : TensorView(static_cast<void*>(nullptr), options.master, {n});
     unit.gradient = TensorView(static_cast<void*>(nullptr), DType::float32, {n});
     if (n == 0) continue;
-    if (!f32) unit.master = arena.take("master weights", DType::float32, {n});
+    if (!one_copy) unit.master = arena.take("master weights", options.master, {n});
     unit.gradient = arena.take("gradient shards", DType::float32, {n});
-    counters.shard_bytes += aligned(unit.gradient.bytes()) + (f32 ? 0 : aligned(unit.master.bytes()));
+    counters.shard_bytes += aligned(unit.gradient.bytes()) + (one_copy ? 0 : aligned(unit.master.bytes()));
   }
 }
 
@@ -224,6 +221,8 @@ ParameterManager::ParameterManager(ParameterStreams streams, ShardLayout layout,
   s.take_weight_slots(arena);
   s.take_gradient_slots(arena);
   if (s.planning) return;
+  if (!streams.spans) s.own_spans = std::make_unique<Spans>(*streams.device);
+  s.spans = streams.spans ? streams.spans : s.own_spans.get();
   s.compute_done = streams.device->make_event();
   s.gather_done = streams.device->make_event();
   s.reduce_done = streams.device->make_event();
@@ -243,7 +242,31 @@ ParameterManager::~ParameterManager() {
 
 const ShardLayout& ParameterManager::layout() const { return state_->layout; }
 int ParameterManager::rank() const { return state_->rank; }
-const ParameterManager::Counters& ParameterManager::counters() const { return state_->counters; }
+const ParameterManager::Counters& ParameterManager::counters() const {
+  State& s = *state_;
+  if (s.spans) {
+    s.spans->collect();
+    s.counters.exposed_gather_seconds = s.spans->seconds(SpanKind::wait_gather);
+    s.counters.exposed_reduce_seconds = s.spans->seconds(SpanKind::wait_reduce);
+  }
+  return s.counters;
+}
+
+Spans& ParameterManager::spans() { return *state_->spans; }
+
+// What is computed next belongs to the unit that was acquired last.
+void ParameterManager::State::now_held(int unit) {
+  if (!traced()) return;
+  held.push_back(unit);
+  spans->set_unit(name(unit));
+}
+
+void ParameterManager::State::no_longer_held(int unit) {
+  if (!traced()) return;
+  const auto last = std::find(held.rbegin(), held.rend(), unit);
+  if (last != held.rend()) held.erase(std::next(last).base());
+  spans->set_unit(held.empty() ? std::string_view() : std::string_view(name(held.back())));
+}
 
 // ---- filling and reading
 
@@ -329,6 +352,7 @@ void ParameterManager::State::issue_gather(int unit, WeightSlot& slot) {
   slot.unit = unit;
   slot.released->wait(*gather);
   char* to = slot.data;
+  const SpanScope span(traced(), *gather, SpanKind::gather, name(unit), shard(unit).compute[0].bytes() + shard(unit).compute[1].bytes());
   for (const bool trained : {true, false}) {
     const TensorView& from = shard(unit).compute[trained];
     if (from.elements() == 0) continue;
@@ -353,8 +377,7 @@ void ParameterManager::begin(std::vector<int> uses) {
     for (const WeightSlot& slot : slots) LLMTRAIN_ASSERT(slot.holders == 0, "a micro-step begins while unit '" + s.name(slot.unit) + "' is held");
   s.schedule = Schedule(std::move(uses), s.units());
   if (s.world == 1) return;
-  double unused = 0;
-  const Stopwatch watch(s.gather_inline() ? s.counters.exposed_gather_seconds : unused);
+  const SpanScope wait(s.if_inline(s.gather), *s.streams.compute, SpanKind::wait_gather, "gather");
   s.prefetch(-1);
 }
 
@@ -375,6 +398,7 @@ UnitWeights ParameterManager::acquire(int unit) {
   if (s.world == 1) {
     s.schedule.advance();
     ++s.solo_holders[static_cast<size_t>(unit)];
+    s.now_held(unit);
     return s.weight_views(unit, s.shard(unit).compute[1].as<char>(), s.shard(unit).compute[0].as<char>());
   }
   if (s.weight_class_of[static_cast<size_t>(unit)] < 0) {  // a unit without parameters
@@ -383,7 +407,7 @@ UnitWeights ParameterManager::acquire(int unit) {
   }
   WeightSlot* slot = s.resident(unit);
   {
-    const Stopwatch watch(s.counters.exposed_gather_seconds);
+    const SpanScope wait(s.spans, *s.streams.compute, SpanKind::wait_gather, s.name(unit));
     if (slot == nullptr) {
       slot = s.slot_for(unit, true);
       LLMTRAIN_ASSERT(slot != nullptr, "no slot for unit '" + s.name(unit) + "': too many units of its size are held at the same time");
@@ -395,6 +419,7 @@ UnitWeights ParameterManager::acquire(int unit) {
     slot->ready->wait(*s.streams.compute);
   }
   if (!s.gather_inline()) s.prefetch(unit);
+  s.now_held(unit);
   return s.weight_views(unit, slot->data, slot->data + aligned(s.full_bytes(unit, true)));
 }
 
@@ -402,15 +427,16 @@ void ParameterManager::release(int unit) {
   State& s = *state_;
   if (s.world == 1) {
     LLMTRAIN_ASSERT(--s.solo_holders[static_cast<size_t>(unit)] >= 0, "unit '" + s.name(unit) + "' is released but not held");
+    s.no_longer_held(unit);
     return;
   }
   if (s.weight_class_of[static_cast<size_t>(unit)] < 0) return;
   WeightSlot* slot = s.resident(unit);
   LLMTRAIN_ASSERT(slot != nullptr && slot->holders > 0, "unit '" + s.name(unit) + "' is released but not held");
+  s.no_longer_held(unit);
   if (--slot->holders > 0) return;
   slot->released->record(*s.streams.compute);
-  double unused = 0;
-  const Stopwatch watch(s.gather_inline() ? s.counters.exposed_gather_seconds : unused);
+  const SpanScope wait(s.if_inline(s.gather), *s.streams.compute, SpanKind::wait_gather, "gather");
   s.prefetch(-1);
 }
 
@@ -458,7 +484,7 @@ UnitGradients ParameterManager::gradients(int unit) {
   LLMTRAIN_ASSERT(slot != nullptr, "no gradient slot for unit '" + s.name(unit) + "': gradients of another unit of its size were never reduced");
   slot->unit = unit;
   {
-    const Stopwatch watch(s.counters.exposed_reduce_seconds);
+    const SpanScope wait(s.spans, *s.streams.compute, SpanKind::wait_reduce, s.name(unit));
     slot->drained->wait(*s.streams.compute);
   }
   const int64_t n = s.layout.shard_elements(unit, true) * s.world;
@@ -473,13 +499,15 @@ void ParameterManager::reduce(int unit) {
   if (s.world == 1) return;
   GradientSlot* slot = s.gradient_slot_of(unit);
   LLMTRAIN_ASSERT(slot != nullptr, "unit '" + s.name(unit) + "' is reduced, but nobody asked for its gradients");
-  double unused = 0;
-  const Stopwatch watch(s.reduce == s.streams.compute ? s.counters.exposed_reduce_seconds : unused);
+  const SpanScope wait(s.if_inline(s.reduce), *s.streams.compute, SpanKind::wait_reduce, s.name(unit));
   UnitShards& mine = s.shard(unit);
   slot->filled->record(*s.streams.compute);
   slot->filled->wait(*s.reduce);
-  s.streams.reduce_communicator->reduce_scatter(*s.reduce, reinterpret_cast<const float*>(slot->data), mine.gradient.as<float>(),
-                                                static_cast<size_t>(mine.gradient.elements()), !mine.gradient_zero, s.name(unit));
+  {
+    const SpanScope span(s.traced(), *s.reduce, SpanKind::reduce, s.name(unit), mine.gradient.bytes());
+    s.streams.reduce_communicator->reduce_scatter(*s.reduce, reinterpret_cast<const float*>(slot->data), mine.gradient.as<float>(),
+                                                  static_cast<size_t>(mine.gradient.elements()), !mine.gradient_zero, s.name(unit));
+  }
   slot->drained->record(*s.reduce);
   mine.gradient_zero = false;
   slot->unit = -1;
@@ -490,10 +518,12 @@ void ParameterManager::finish() {
   LLMTRAIN_ASSERT(s.schedule.done(), "a micro-step ends before its schedule");
   for (const auto& slots : s.gradient_slots)
     for (const GradientSlot& slot : slots) LLMTRAIN_ASSERT(slot.unit < 0, "the gradients of unit '" + s.name(slot.unit) + "' were never reduced");
-  if (s.world == 1) return;
-  const Stopwatch watch(s.counters.exposed_reduce_seconds);
-  s.reduce_done->record(*s.reduce);
-  s.reduce_done->wait(*s.streams.compute);
+  if (s.world > 1) {
+    const SpanScope wait(s.spans, *s.streams.compute, SpanKind::wait_reduce, "the last reductions");
+    s.reduce_done->record(*s.reduce);
+    s.reduce_done->wait(*s.streams.compute);
+  }
+  s.spans->collect();  // so that few stay open
 }
 
 // ---- the optimizer's side
@@ -510,7 +540,7 @@ TensorView ParameterManager::frozen(int unit) { return state_->shards.at(static_
 TensorView ParameterManager::low(int unit) {
   const State& s = *state_;
   TensorView view = s.shards.at(static_cast<size_t>(unit)).compute[1];
-  if (s.options.compute == DType::float32 && s.options.training) view.data = nullptr;
+  if (s.options.compute == s.options.master && s.options.training) view.data = nullptr;
   return view;
 }
 
@@ -521,6 +551,7 @@ void ParameterManager::zero_gradients() {
 void ParameterManager::before_update() {
   State& s = *state_;
   if (s.world == 1) return;
+  const SpanScope wait(s.spans, *s.streams.compute, SpanKind::wait_gather, "until all ranks have read");
   s.streams.gather_communicator->fence(*s.gather);
   s.gather_done->record(*s.gather);
   s.gather_done->wait(*s.streams.compute);
@@ -531,6 +562,7 @@ void ParameterManager::weights_changed() { state_->shards_changed(false); }
 // All ranks have written their shards; from here on gathers bring the new values, and what lies in slots is old.
 void ParameterManager::State::shards_changed(bool frozen_too) {
   if (world == 1) return;
+  const SpanScope wait(if_inline(gather), *streams.compute, SpanKind::wait_gather, "until all ranks have written");
   compute_done->record(*streams.compute);
   compute_done->wait(*gather);
   streams.gather_communicator->fence(*gather);

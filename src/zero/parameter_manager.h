@@ -1,6 +1,6 @@
 // ParameterManager: ZeRO-3 (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054) as a small explicit state machine over a static schedule.
 //
-// Each rank owns a shard of every unit: the master copy in float32 (trained), the compute-type copy that is gathered, the gradient accumulator. A
+// Each rank owns a shard of every unit: the master copy (trained; float32, or the compute type's copy itself), the compute-type copy that is gathered, the gradient accumulator. A
 // unit's full weights exist only in one of a fixed number of slots, between acquire() and release(). The order of uses is known before the run
 // (begin()), so acquire(i) waits for its own gather and issues those of the next uses; release() frees the slot by event; reduce() starts the
 // reduce-scatter of a unit's gradients into the accumulators. Gathers and reductions run on streams and communicators of their own.
@@ -21,6 +21,7 @@
 
 #include "comm/communicator.h"
 #include "device/arena.h"
+#include "device/spans.h"
 #include "kernels/kernels.h"
 #include "zero/shard_layout.h"
 
@@ -39,6 +40,7 @@ struct UnitGradients {
 
 struct ParameterManagerOptions {
   DType compute = DType::float32;
+  DType master = DType::float32;  // of the weights that the optimizer updates; as `compute`, they are the gathered copy itself
   int prefetch_depth = 1;     // gathers issued ahead of use, >= 1; also the number of slots beyond the one in use
   bool overlap = true;        // gathers and reductions on asynchronous streams; else inline
   bool training = true;       // masters, gradients; false: compute-type shards only
@@ -53,6 +55,7 @@ struct ParameterStreams {
   Stream* reduce = nullptr;
   Communicator* gather_communicator = nullptr;
   Communicator* reduce_communicator = nullptr;
+  Spans* spans = nullptr;  // null: the manager measures with its own
 };
 
 class ParameterManager {
@@ -82,11 +85,11 @@ class ParameterManager {
   void reduce(int unit);              // may come more than once per unit and micro-step (tied weights): contributions add up
   void finish();
 
-  // ---- the optimizer's side: this rank's shards of the trained array of `unit` (device memory, float32, padded length)
-  TensorView master(int unit);
-  TensorView gradient(int unit);
+  // ---- the optimizer's side: this rank's shards of the trained array of `unit` (device memory, padded length)
+  TensorView master(int unit);  // of the master type
+  TensorView gradient(int unit);  // float32
   TensorView frozen(int unit);  // this rank's shard of the frozen array, compute type; no data where the unit has none
-  TensorView low(int unit);  // compute-type copy to be written with the master (no data when compute is float32: it is the master itself)
+  TensorView low(int unit);  // compute-type copy to be written with the master (no data where the master is of the compute type: it is that copy)
   void zero_gradients();
   // All ranks have stopped reading shards: the optimizer may write. Call before the first write; after the last, call weights_changed().
   void before_update();
@@ -94,12 +97,15 @@ class ParameterManager {
 
   // ---- what happened
   struct Counters {
-    double exposed_gather_seconds = 0, exposed_reduce_seconds = 0;  // the compute stream waited
+    // The compute stream waited (or, without overlap, did the communication itself), as far as the stream has come.
+    double exposed_gather_seconds = 0, exposed_reduce_seconds = 0;
     int64_t gathers = 0, reductions = 0;
     size_t slot_bytes = 0, shard_bytes = 0, gradient_slot_bytes = 0;  // allocated, counted; shards: compute type, masters, gradients
     int slots = 0;
   };
   const Counters& counters() const;
+  // What measures the waits; not with a planning arena.
+  Spans& spans();
 
  private:
   struct State;

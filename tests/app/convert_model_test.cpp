@@ -102,6 +102,12 @@ TEST_F(ConvertModel, RefusesWhatWouldOverwriteAModel) {
   EXPECT_NE(refuse().find("SRC"), std::string::npos);
 }
 
+TEST_F(ConvertModel, AFolderThatCannotBeMadeIsWrongInput) {
+  std::ofstream(folder_ / "file") << "x";
+  options_.out = folder_ / "file/out";
+  EXPECT_NE(refuse().find("cannot be made"), std::string::npos);
+}
+
 TEST_F(ConvertModel, ADamagedSourceLeavesNothingBehind) {
   fs::resize_file(options_.source + "/model.safetensors", fs::file_size(options_.source + "/model.safetensors") - 1);
   EXPECT_NE(refuse().find("truncated"), std::string::npos);

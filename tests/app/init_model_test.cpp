@@ -60,6 +60,16 @@ TEST_F(InitModel, HoldsEveryTensorOfTheModelWithItsShape) {
   EXPECT_EQ(config.dtype, DType::float32);
 }
 
+TEST_F(InitModel, AFolderThatCannotBeMadeIsWrongInput) {
+  write(scratch / "text.txt", kText);
+  InitOptions o = options("config.json/out");
+  EXPECT_THROW(run(o), InputError);
+  o.tokenizer_from = scratch / "text.txt";
+  o.vocab_size = 300;
+  EXPECT_THROW(run(o), InputError);
+  EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
+}
+
 TEST_F(InitModel, MatricesAreNormalNormsOneBiasesZero) {
   run(options("out"));
   for (const float w : tensor("out", "model.layers.0.input_layernorm.weight")) ASSERT_EQ(w, 1.0f);

@@ -166,7 +166,7 @@ TEST(Damage, AFlippedBitOfThePayloadIsFoundByTheChunksChecksumAlone) {
 TEST(Damage, EachFileCutAtEvery4KiBIsRefusedByNameInLessThanASecond) {
   const ScratchFolder scratch;
   const std::string folder = scratch / "checkpoint-3", copy = scratch / "whole";
-  write_checkpoint(folder, small_content(2, 60), 3);
+  write_checkpoint(folder, small_content(2, 200), 3);
   int cuts = 0;
   double slowest = 0;
   for (const auto& entry : fs::directory_iterator(folder)) {

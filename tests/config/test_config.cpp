@@ -1,11 +1,14 @@
 // The configuration: types, defaults, limits, overrides, combinations, the resolved YAML.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <set>
 
 #include "config/config.h"
+#include "config/deepspeed.h"
 #include "config/table.h"
+#include "config/yaml.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "support/shared.h"
@@ -333,6 +336,25 @@ TEST(Compatibility, TheGoldenRunsParse) {
   }
   EXPECT_GE(all, 22);
   EXPECT_GE(accepted, 12);
+}
+
+TEST(Config, AHundredThousandUnknownKeysAreRefusedAtOnce) {
+  std::string yaml, json = "{";
+  for (int i = 0; i < 100000; ++i) {
+    yaml += "k" + std::to_string(i) + ": 1\n";
+    json += std::string(i ? "," : "") + "\"k" + std::to_string(i) + "\":1";
+  }
+  yaml.resize(yaml.rfind('\n', kYamlMaxBytes - 1) + 1);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(has(parse_error(yaml), "more faults"));
+  try {
+    parse_deepspeed(json + "}", "ds.json");
+    ADD_FAILURE() << "accepted";
+  } catch (const InputError& e) {
+    EXPECT_TRUE(has(e.what(), "more faults")) << e.what();
+  }
+  // Took ten seconds when the nearest key was looked for each time. A machine may be busy: five seconds.
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 5.0);
 }
 
 }  // namespace

@@ -6,7 +6,9 @@ rm -rf "$scratch"
 mkdir -p "$scratch/a folder"
 cd "$source_dir"
 scripts/dist "$build_dir" "$scratch/out"
-tar -xf "$scratch"/out/llmtrain-*.tar.gz -C "$scratch/a folder"
+bytes=$(stat -c %s "$scratch"/out/llmtrain-*.tar.xz)
+((bytes <= 28 << 20)) || fail "the bundle takes $bytes bytes, more than 28 MiB"
+tar -xf "$scratch"/out/llmtrain-*.tar.xz -C "$scratch/a folder"
 cd "$scratch/a folder"/llmtrain-*
 bundle=$PWD
 
@@ -16,8 +18,17 @@ for program in libexec/llmtrain libexec/mpirun libexec/orted; do
   [[ -z $outside ]] || fail "$program takes from outside of the bundle: $outside"
 done
 for library in libstdc++.so.6 libgcc_s.so.1 libgomp.so.1; do [[ -e lib/$library ]] || fail "lib/$library is missing"; done
+# The GPU's half is there where it was built, and only that half names a library of CUDA: the program starts without them.
+ours=(libexec/llmtrain libexec/check_reference)
+if [[ -e $build_dir/libllmtrain-cuda.so ]]; then
+  [[ -e lib/libllmtrain-cuda.so ]] || fail "the CUDA plugin is missing"
+  ours+=(lib/libllmtrain-cuda.so)
+fi
+cuda='lib(cuda|cudart|cublas|cublasLt|cudnn[a-z_]*|nccl|nvrtc[a-z-]*)\.so'
+if objdump -p libexec/* | grep NEEDED | grep -E "$cuda"; then fail "a program needs a library of CUDA to start"; fi
+if compgen -G 'lib/*' | grep -E "/$cuda"; then fail "the bundle holds libraries of CUDA"; fi
 if grep -q 'VERSION_ID="12"' /etc/os-release; then
-  newest=$(objdump -T libexec/llmtrain libexec/check_reference | grep -oE 'GLIBC_[0-9.]+[0-9]' | sed 's/GLIBC_//' | sort -Vu | tail -n 1)
+  newest=$(objdump -T "${ours[@]}" | grep -oE 'GLIBC_[0-9.]+[0-9]' | sed 's/GLIBC_//' | sort -Vu | tail -n 1)
   [[ $(printf '%s\n' "$newest" 2.36 | sort -V | tail -n 1) == 2.36 ]] || fail "the program needs glibc $newest"
 fi
 

@@ -80,6 +80,7 @@ inline constexpr int warpSize = 32;
 
 inline void __syncthreads() { llmtrain::emulator::block_barrier(); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) { llmtrain::emulator::warp_barrier(mask); }
+[[noreturn]] inline void __trap() { llmtrain::emulator::trap(); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

@@ -26,7 +26,7 @@ struct Fiber {
 };
 
 struct Mailboxes {
-  alignas(16) char slots[32][16];
+  alignas(16) char slots[32][kMailboxBytes];
 };
 
 // Stacks are kept from block to block: making them anew costs more than most kernels.
@@ -143,6 +143,8 @@ void run_block(Running& r, const std::function<void()>& kernel, StackPool& stack
 
 const Thread& current() { return running->current->thread; }
 const Block& current_block() { return running->block; }
+
+void trap() { fail("trap: the kernel found its input broken"); }
 
 void block_barrier() {
   running->current->predicate = false;

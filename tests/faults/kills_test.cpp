@@ -15,10 +15,30 @@ namespace {
 
 using namespace testing_support;
 
-// Judges one killed job; the next run is tried as well.
-void judge(SaveScenario& scenario, const SaveKind& kind, const JobOutcome& outcome, const std::string& where) {
-  EXPECT_EQ(scenario.judge(kind, outcome, true), "") << kind.name << ", " << where << ": " << outcome.text();
-}
+// Judges the jobs that were killed; the next run is tried after each.
+class Judge {
+ public:
+  explicit Judge(SaveScenario& scenario) : scenario_(scenario) {}
+  void operator()(const SaveKind& kind, const JobOutcome& outcome, const std::string& where) {
+    const std::string fault = scenario_.judge(kind, outcome, true);
+    EXPECT_EQ(fault, "") << kind.name << ", " << where << ": " << outcome.text();
+    bad_ += !fault.empty();
+    for (const RankOutcome& r : outcome.ranks) {
+      if (r.signal == 0) continue;
+      ++kills_;
+      return;
+    }
+  }
+  int kills() const { return kills_; }
+  void report(const char* what) const {
+    std::printf("%d SIGKILLs %s: %d unusable or wrong states; a run would go on from the new checkpoint after %d of the jobs, from the one before after %d\n", kills_, what, bad_,
+                scenario_.committed(), scenario_.judged() - scenario_.committed() - bad_);
+  }
+
+ private:
+  SaveScenario& scenario_;
+  int kills_ = 0, bad_ = 0;
+};
 
 bool any_killed(const JobOutcome& outcome) {
   for (const RankOutcome& r : outcome.ranks) {
@@ -27,14 +47,9 @@ bool any_killed(const JobOutcome& outcome) {
   return false;
 }
 
-void report(const char* what, int kills, const SaveScenario& scenario, int committed_before) {
-  std::printf("%d SIGKILLs %s: 0 unusable states wanted; the new checkpoint was committed %d times, the old one was in force otherwise\n", kills, what,
-              scenario.committed() - committed_before);
-}
-
 TEST(Kills, AtEveryIoCallOfEveryRank) {
   SaveScenario scenario;
-  int kills = 0;
+  Judge judge(scenario);
   for (const SaveKind& kind : kSaveKinds) {
     for (int rank = 0; rank < kJobRanks; ++rank) {
       const long calls = scenario.count(kind, rank).calls;
@@ -47,13 +62,12 @@ TEST(Kills, AtEveryIoCallOfEveryRank) {
           }));
           if (!any_killed(outcome) && action == io_shim_kill_half) break;  // no more writes
           EXPECT_TRUE(any_killed(outcome)) << outcome.text();
-          judge(scenario, kind, outcome, "action " + std::to_string(action) + " at call " + std::to_string(k) + " of rank " + std::to_string(rank));
-          ++kills;
+          judge(kind, outcome, "action " + std::to_string(action) + " at call " + std::to_string(k) + " of rank " + std::to_string(rank));
         }
       }
     }
   }
-  report("at every I/O call of every rank (before, half-way through a write, after)", kills, scenario, 0);
+  judge.report("at every I/O call of every rank (before, half-way through a write, after)");
 }
 
 // The phases by the protocol in saver.h. `path` is a part of the path the call works on.
@@ -90,7 +104,7 @@ constexpr Phase kPhases[] = {
 
 TEST(Kills, OfEachRankInEachNamedPhase) {
   SaveScenario scenario;
-  int kills = 0;
+  Judge judge(scenario);
   for (const Phase& phase : kPhases) {
     for (int victim = 0; victim < kJobRanks; ++victim) {
       for (const bool asynchronous : {false, true}) {
@@ -105,8 +119,7 @@ TEST(Kills, OfEachRankInEachNamedPhase) {
             r.arm(rule);
           }));
           EXPECT_TRUE(any_killed(outcome)) << phase.name << " did not happen: " << outcome.text();
-          judge(scenario, kind, outcome, "rank " + std::to_string(victim) + " killed");
-          ++kills;
+          judge(kind, outcome, "rank " + std::to_string(victim) + " killed");
         }
       }
     }
@@ -117,16 +130,15 @@ TEST(Kills, OfEachRankInEachNamedPhase) {
       const JobOutcome outcome = run_job(kJobRanks, scenario.save(kind, nullptr, [victim](JobRank& r) {
         if (r.group().rank() == victim) r.kill(victim);
       }));
-      judge(scenario, kind, outcome, "rank " + std::to_string(victim) + " killed while it copies its state");
-      ++kills;
+      judge(kind, outcome, "rank " + std::to_string(victim) + " killed while it copies its state");
     }
   }
-  report("of each rank in each of 20 named phases (before and after its system call)", kills, scenario, 0);
+  judge.report("of each rank in each of 20 named phases (before and after its system call)");
 }
 
 TEST(Kills, OfEachRankAtEveryCollective) {
   SaveScenario scenario;
-  int kills = 0;
+  Judge judge(scenario);
   for (const SaveKind& kind : kSaveKinds) {
     for (int victim = 0; victim < kJobRanks; ++victim) {
       // An asynchronous save polls, so its number of collectives varies: up to those of a plain one, which it has at least.
@@ -138,13 +150,12 @@ TEST(Kills, OfEachRankAtEveryCollective) {
             if (kind.no_exchange) r.arm(scenario.rule(kind, io_shim_all, 0, io_shim_count));
             if (r.group().rank() == from) r.kill_at_collective(victim, n);
           }));
-          judge(scenario, kind, outcome, "rank " + std::to_string(victim) + " killed as rank " + std::to_string(from) + " enters collective " + std::to_string(n));
-          kills += any_killed(outcome);
+          judge(kind, outcome, "rank " + std::to_string(victim) + " killed as rank " + std::to_string(from) + " enters collective " + std::to_string(n));
         }
       }
     }
   }
-  report("of each rank at every collective", kills, scenario, 0);
+  judge.report("of each rank at every collective");
 }
 
 TEST(Kills, AtRandomMoments) {
@@ -156,18 +167,17 @@ TEST(Kills, AtRandomMoments) {
   const auto begin = std::chrono::steady_clock::now();
   run_job(kJobRanks, scenario.save(kSaveKinds[0]));
   const auto whole = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
-  int kills = 0, tried = 0;
-  for (; kills < wanted && tried < 5 * wanted; ++tried) {
+  Judge judge(scenario);
+  for (int tried = 0; judge.kills() < wanted && tried < 5 * wanted; ++tried) {
     const SaveKind& kind = kSaveKinds[random() % std::size(kSaveKinds)];
     scenario.fresh();
     JobOptions options;
     options.kill_all_after = std::chrono::microseconds(static_cast<long>(random() % static_cast<unsigned long>(whole * 5 / 4)));
     const JobOutcome outcome = run_job(kJobRanks, scenario.save(kind), options);
-    judge(scenario, kind, outcome, "killed after " + std::to_string(options.kill_all_after.count()) + " us");
-    kills += any_killed(outcome);
+    judge(kind, outcome, "killed after " + std::to_string(options.kill_all_after.count()) + " us");
   }
-  EXPECT_EQ(kills, wanted);
-  report("at random moments", kills, scenario, 0);
+  EXPECT_EQ(judge.kills(), wanted);
+  judge.report("at random moments");
 }
 
 }  // namespace

@@ -69,6 +69,8 @@ RankOutcome SaveScenario::count(const SaveKind& kind, int rank) {
   const JobOutcome outcome = run_job(kJobRanks, save(kind, [&](JobRank& r) { r.arm(rule(kind, io_shim_all, 0, io_shim_count)); }));
   if (!outcome.all_done()) throw std::runtime_error("an undisturbed save failed: " + outcome.text());
   if (const std::string fault = judge(kind, outcome, false); !fault.empty()) throw std::runtime_error(fault);
+  --judged_;  // nothing was done to this one
+  --committed_;
   return outcome.ranks[static_cast<size_t>(rank)];
 }
 

@@ -40,7 +40,7 @@ class SaveScenario {
   // "" or what is wrong with what the job left: each checkpoint must be whole, bit for bit; the newest that a run would take must be the one before or the
   // new one, and the new one if the job said so. Afterwards a further save must succeed and leave nothing behind (`next_run`).
   std::string judge(const SaveKind& kind, const JobOutcome& outcome, bool next_run);
-  // Kills whose job had committed the new checkpoint, of all that were judged.
+  // Jobs after which a run would go on from the new checkpoint, and all that were judged.
   int committed() const { return committed_; }
   int judged() const { return judged_; }
 

@@ -88,7 +88,7 @@ TEST_F(Elementwise, SumOfSquaresTellsWhatIsNotFinite) {
 
 TEST_F(Elementwise, EmbeddingCopiesRowsAndAddsGradientsBack) {
   for (DType type : kComputeTypes) {
-    for (auto [tokens, vocabulary, hidden] : {std::array<int64_t, 3>{1, 5, 3}, {37, 11, 50}, {64, 100, 128}}) {
+    for (auto [tokens, vocabulary, hidden] : {std::array<int64_t, 3>{1, 5, 3}, {37, 11, 50}, {64, 100, 128}, {5000, 300, 8}, {2049, 2, 33}, {3, 7, 1032}}) {
       Tensor table = random_tensor(type, {vocabulary, hidden}), out(type, {tokens, hidden}), dout = random_tensor(type, {tokens, hidden});
       Tensor dtable = random_tensor(DType::float32, {vocabulary, hidden});
       std::vector<int32_t> ids;
@@ -148,7 +148,7 @@ TEST_F(Elementwise, RopeTurnsPairsOfHalvesAndTheInverseTurnsBack) {
 
 TEST_F(Elementwise, SwigluAndItsGradientAreTheFormula) {
   for (DType type : kComputeTypes) {
-    for (auto [tokens, features] : {std::array<int64_t, 2>{1, 1}, {3, 37}, {17, 128}}) {
+    for (auto [tokens, features] : {std::array<int64_t, 2>{1, 1}, {3, 37}, {17, 128}, {2, 4104}}) {
       Tensor gate_up = random_tensor(type, {tokens, 2 * features}, 3), out(type, {tokens, features}), again(type, {tokens, features});
       Tensor dout = random_tensor(type, {tokens, features}), d(type, {tokens, 2 * features});
       if (tokens > 1) {  // where exp overflows and underflows

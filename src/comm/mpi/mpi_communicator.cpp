@@ -174,8 +174,9 @@ void MpiCommunicator::submit(Stream& stream, CollectiveOperation operation, size
   const uint64_t sequence = recorder_.issue(operation_name(operation), bytes, label);
   const CollectiveDescription description = describe_collective(sequence, operation, bytes, static_cast<uint32_t>(place.region), place.offset, label);
   host->run([this, description, work, parallel = host->is_inline()] {
-    recorder_.start(description.sequence);
     try {
+      board_->post(description);
+      recorder_.start(description.sequence);  // it has joined
       work(description, parallel);
     } catch (const std::exception& e) {
       tell_failure(description, e.what());
@@ -204,7 +205,6 @@ void MpiCommunicator::reduce_scatter(Stream& stream, const float* full, float* s
 
 void MpiCommunicator::fence(Stream& stream) {
   submit(stream, kFence, 0, {}, "", [this](const CollectiveDescription& description, bool) {
-    board_->post(description);
     meet_node(description);
     // Who hears from a partner knows that the partner's whole node has arrived.
     exchange_descriptions(description, topology_.equal_nodes ? topology_.partners : topology_.remotes);
@@ -277,7 +277,6 @@ void MpiCommunicator::run_all_gather(const CollectiveDescription& description, P
   const bool staged = region.shared && hierarchical_;
   const std::vector<int>& far = region.shared ? topology_.remotes : topology_.others;
   const char* shard = region.mine + place.offset;
-  board_->post(description);
   exchange_descriptions(description, staged ? topology_.partners : far);
   std::vector<MPI_Request> requests;
   if (!staged) {
@@ -332,7 +331,6 @@ void MpiCommunicator::run_reduce_scatter(const CollectiveDescription& descriptio
                                          bool parallel) {
   const NodeRegion& region = regions_[place.region];
   const std::vector<int>& far = region.shared ? topology_.remotes : topology_.others;
-  board_->post(description);
   exchange_descriptions(description, far);
   if (region.shared) meet_node(description);  // everybody's gradients are complete
   std::vector<const float*> sources(static_cast<size_t>(size_));

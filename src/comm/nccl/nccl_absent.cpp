@@ -4,5 +4,6 @@
 namespace llmtrain::cuda {
 
 std::unique_ptr<Communicator> make_nccl_communicator(RankGroup&, Device&, const std::string&, const NcclOptions&) { return nullptr; }
+std::string nccl_version() { return ""; }
 
 }  // namespace llmtrain::cuda

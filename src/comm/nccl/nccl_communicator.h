@@ -11,5 +11,7 @@ namespace llmtrain::cuda {
 
 // Collective over `group` (MPI), which carries the id and the host values. Null in a build without NCCL.
 std::unique_ptr<Communicator> make_nccl_communicator(RankGroup& group, Device& device, const std::string& name, const NcclOptions& options);
+// "NCCL 2.28.9", the version found at run time; "" in a build without NCCL.
+std::string nccl_version();
 
 }  // namespace llmtrain::cuda

@@ -81,6 +81,7 @@ class CpuDevice final : public Device {
     return std::make_unique<InlineStream>(name);
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<CpuEvent>(); }
+  std::unique_ptr<TimePoint> make_time_point() override { return std::make_unique<CpuTimePoint>(); }
 
   void zero(Stream& stream, void* to, size_t bytes) override {
     if (bytes == 0) return;

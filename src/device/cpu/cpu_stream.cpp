@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <chrono>
 #include <utility>
 
 #include "core/error.h"
@@ -120,6 +121,22 @@ void CpuEvent::wait(Stream& stream) {
 
 void CpuEvent::synchronize() {
   if (mark_) mark_->wait();
+}
+
+void CpuTimePoint::record(Stream& stream) {
+  auto* host = dynamic_cast<HostStream*>(&stream);
+  LLMTRAIN_ASSERT(host != nullptr, "a time of the CPU was asked for on a stream of another device: " + stream.name());
+  if (host->is_inline()) {
+    nanoseconds_->store(std::chrono::steady_clock::now().time_since_epoch().count());
+    return;
+  }
+  nanoseconds_ = std::make_shared<std::atomic<int64_t>>(0);  // an earlier recording may still be on its way
+  host->run([at = nanoseconds_] { at->store(std::chrono::steady_clock::now().time_since_epoch().count()); });
+}
+
+double CpuTimePoint::seconds_after(const TimePoint& earlier) const {
+  const auto& begin = dynamic_cast<const CpuTimePoint&>(earlier);
+  return static_cast<double>(nanoseconds_->load() - begin.nanoseconds_->load()) * 1e-9;
 }
 
 }  // namespace llmtrain

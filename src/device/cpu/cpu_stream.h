@@ -5,7 +5,9 @@
 // Thread rules: run(), record() and wait() of one stream from one thread at a time; marks are safe everywhere.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -87,6 +89,18 @@ class CpuEvent final : public Event {
 
  private:
   std::shared_ptr<CpuMark> mark_;  // none: never recorded, or reached when recorded
+};
+
+// The steady clock's time at which the stream came by.
+class CpuTimePoint final : public TimePoint {
+ public:
+  void record(Stream& stream) override;
+  bool reached() override { return nanoseconds_->load() != 0; }
+  double seconds_after(const TimePoint& earlier) const override;
+
+ private:
+  // Shared with the stream's thread, which may come by after this object has gone. 0: not yet.
+  std::shared_ptr<std::atomic<int64_t>> nanoseconds_ = std::make_shared<std::atomic<int64_t>>(0);
 };
 
 }  // namespace llmtrain

@@ -109,6 +109,10 @@ class CudaDevice final : public Device {
     CUDA_CHECK(cudaSetDevice(index_));
     return std::make_unique<CudaEvent>();
   }
+  std::unique_ptr<TimePoint> make_time_point() override {
+    CUDA_CHECK(cudaSetDevice(index_));
+    return std::make_unique<CudaTimePoint>();
+  }
 
   void zero(Stream& stream, void* to, size_t bytes) override {
     if (bytes > 0) CUDA_CHECK(cudaMemsetAsync(to, 0, bytes, handle_of(stream)));

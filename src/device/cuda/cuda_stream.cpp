@@ -49,4 +49,30 @@ void CudaEvent::synchronize() {
   if (recorded_) CUDA_CHECK(cudaEventSynchronize(handle_));
 }
 
+CudaTimePoint::CudaTimePoint() { CUDA_CHECK(cudaEventCreateWithFlags(&handle_, cudaEventDefault)); }
+
+CudaTimePoint::~CudaTimePoint() { cudaEventDestroy(handle_); }
+
+void CudaTimePoint::record(Stream& stream) {
+  CUDA_CHECK(cudaEventRecord(handle_, handle_of(stream)));
+  recorded_ = true;
+}
+
+bool CudaTimePoint::reached() {
+  if (!recorded_) return false;
+  const cudaError_t state = cudaEventQuery(handle_);
+  if (state == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  CUDA_CHECK(state);
+  return true;
+}
+
+double CudaTimePoint::seconds_after(const TimePoint& earlier) const {
+  float milliseconds = 0;
+  CUDA_CHECK(cudaEventElapsedTime(&milliseconds, dynamic_cast<const CudaTimePoint&>(earlier).handle_, handle_));
+  return static_cast<double>(milliseconds) * 1e-3;
+}
+
 }  // namespace llmtrain::cuda

@@ -45,4 +45,19 @@ class CudaEvent final : public Event {
   bool recorded_ = false;
 };
 
+class CudaTimePoint final : public TimePoint {
+ public:
+  CudaTimePoint();
+  ~CudaTimePoint() override;
+  CudaTimePoint(const CudaTimePoint&) = delete;
+  CudaTimePoint& operator=(const CudaTimePoint&) = delete;
+  void record(Stream& stream) override;
+  bool reached() override;
+  double seconds_after(const TimePoint& earlier) const override;  // resolves about half a microsecond
+
+ private:
+  cudaEvent_t handle_ = nullptr;
+  bool recorded_ = false;
+};
+
 }  // namespace llmtrain::cuda

@@ -31,16 +31,19 @@ inline int lane() { return current().number % 32; }
 
 // Waits until all threads of the block that still run have come here. A thread that has ended counts as having come.
 void block_barrier();
+// Ends the program, as a kernel's __trap() ends the work on a GPU.
+[[noreturn]] void trap();
 bool block_or(bool predicate);
 // Waits until the threads of `mask` in this warp have come; aborts where a thread outside the mask calls it.
 void warp_barrier(unsigned mask);
 unsigned ballot(unsigned mask, bool predicate);
-// 16 bytes that this thread's warp sees of each lane, valid between two warp barriers.
+// kMailboxBytes that this thread's warp sees of each lane, valid between two warp barriers.
+inline constexpr size_t kMailboxBytes = 32;
 char* mailbox(int lane);
 
 template <class T>
 T exchange(unsigned mask, T value, int from) {
-  static_assert(sizeof(T) <= 16 && std::is_trivially_copyable_v<T>);
+  static_assert(sizeof(T) <= kMailboxBytes && std::is_trivially_copyable_v<T>);
   std::memcpy(mailbox(lane()), &value, sizeof value);
   warp_barrier(mask);
   T got;

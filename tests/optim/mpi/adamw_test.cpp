@@ -10,6 +10,8 @@
 
 #include "comm/context.h"
 #include "core/philox.h"
+#include "kernels/math/adamw.h"
+#include "kernels/math/bf16.h"
 
 namespace llmtrain {
 namespace {
@@ -52,6 +54,7 @@ struct Machine {
     manager.reset();
     ParameterManagerOptions manager_options;
     manager_options.compute = compute;
+    manager_options.master = options.states.master;
     manager_options.overlap = false;
     manager = std::make_unique<ParameterManager>(
         ParameterStreams{device.get(), kernels.get(), stream.get(), stream.get(), stream.get(), gather_communicator.get(), reduce_communicator.get()},
@@ -138,6 +141,55 @@ void check_three_steps(float size, DType compute) {
 TEST(AdamW, ThreeStepsEqualTheFormulaWithClipping) { check_three_steps(1.0f, DType::float32); }
 TEST(AdamW, ThreeStepsEqualTheFormulaWithoutClipping) { check_three_steps(0.01f, DType::float32); }
 TEST(AdamW, MastersStayFloat32UnderBfloat16) { check_three_steps(1.0f, DType::bfloat16); }
+
+float widened(const TensorView& states, int64_t i) {
+  return states.dtype == DType::float32 ? states.as<float>()[i] : static_cast<float>(states.as<bfloat16>()[i]);
+}
+
+// States in bfloat16 are rounded by random bits of the element, so every rank count gives the bits of this one loop over the whole array.
+void check_stochastic_states(const StateTypes& states) {
+  AdamWOptions o;
+  o.weight_decay = 0.1;
+  o.max_grad_norm = 0;
+  o.states = states;
+  o.seed = 0x123456789abcdefull;
+  const float lr = 0.01f;
+  const bool low_master = states.master == DType::bfloat16;
+  Machine machine(mpi(), o, DType::bfloat16);
+  for (uint32_t step = 1; step <= 4; ++step) {
+    machine.set_gradients(step, 1.0f);
+    ASSERT_TRUE(machine.optimizer->step(lr, *machine.stream, *machine.reduce_communicator).applied);
+  }
+  int64_t moved = 0;
+  for (int u : {0, 1, 3}) {
+    const int64_t shard_begin = machine.manager->layout().shard_elements(u, true) * machine.group->rank();
+    for (const OwnedRange& range : machine.manager->layout().owned(u, true, machine.group->rank())) {
+      const ParameterSpec& spec = units()[static_cast<size_t>(u)].parameters[static_cast<size_t>(range.parameter)];
+      for (int64_t i = 0; i < range.count; ++i) {
+        const int64_t at = range.shard_begin + i, element = shard_begin + at;
+        float p = value_at(spec.name, range.tensor_begin + i, 0), m = 0, v = 0;
+        if (low_master) p = static_cast<float>(bfloat16(p));
+        const float first = p;
+        const auto rounded = [](float x, uint32_t random) { return math::float_from_bf16(math::stochastic_bf16(x, random)); };
+        for (uint32_t step = 1; step <= 4; ++step) {
+          const math::AdamWFactors f = math::adamw_factors(lr, 0.9f, 0.999f, 1e-8f, spec.decay ? 0.1f : 0.0f, step, 1.0f);
+          math::adamw_update(f, value_at(spec.name, range.tensor_begin + i, step), p, m, v);
+          const math::RoundingBits bits = math::rounding_bits(o.seed, static_cast<uint32_t>(u), step, element);
+          m = rounded(m, bits.m), v = rounded(v, bits.v);
+          if (low_master) p = rounded(p, bits.p);
+        }
+        ASSERT_EQ(widened(machine.optimizer->first_moment(u), at), m) << spec.name << " " << i;
+        ASSERT_EQ(widened(machine.optimizer->second_moment(u), at), v) << spec.name << " " << i;
+        ASSERT_EQ(widened(machine.manager->master(u), at), p) << spec.name << " " << i;
+        moved += p != first;
+      }
+    }
+  }
+  EXPECT_GT(moved, 0);
+}
+
+TEST(AdamW, MomentsInBfloat16DoNotDependOnTheNumberOfRanks) { check_stochastic_states({DType::float32, DType::bfloat16}); }
+TEST(AdamW, WeightsAndMomentsInBfloat16DoNotDependOnTheNumberOfRanks) { check_stochastic_states({DType::bfloat16, DType::bfloat16}); }
 
 TEST(AdamW, AGradientThatIsNotFiniteChangesNothingOnAnyRank) {
   for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {

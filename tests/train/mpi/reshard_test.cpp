@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <optional>
 
 #include "checkpoint/digest.h"
 #include "checkpoint/reader.h"
@@ -33,17 +35,13 @@ ModelConfig odd_model() {
                             "model of this test");
 }
 
-// A value that no other element of any tensor has, with all bits of the mantissa in use. Frozen weights are stored in bfloat16: rounded to it.
+// A value that no other element of any tensor has, with all bits of the mantissa in use. Frozen weights are stored in bfloat16, whose 7 bits
+// they keep to.
 float value_of(const std::string& tensor, const std::string& array, int64_t i) {
   const std::string key = tensor + "/" + array + "/" + std::to_string(i);
   const uint64_t hash = std::stoull(digest_of(key).substr(0, 12), nullptr, 16);
-  float v = static_cast<float>(1.0 + static_cast<double>(hash) / 281474976710656.0);  // in [1, 2]
-  if (array != "frozen") return v;
-  uint32_t bits;
-  std::memcpy(&bits, &v, sizeof bits);
-  bits &= 0xffff0000u;
-  std::memcpy(&v, &bits, sizeof v);
-  return v;
+  if (array == "frozen") return 1.0f + static_cast<float>(hash % 128) / 128.0f;
+  return static_cast<float>(1.0 + static_cast<double>(hash) / 281474976710656.0);  // in [1, 2]
 }
 
 void fill_shard(ShardImage& image, const ShardLayout& layout, const CheckpointContent& content, int rank) {
@@ -89,7 +87,8 @@ int64_t wrong_elements(const FoundCheckpoint& checkpoint, int64_t& compared) {
         reader.read_tensor(unit, t, a, 0, t.shape.elements(), values.data());
         for (size_t i = 0; i < values.size(); ++i) {
           const float expected = value_of(t.name, a.name, static_cast<int64_t>(i));
-          wrong += std::memcmp(&values[i], &expected, sizeof expected) != 0;
+          const bool differs = std::memcmp(&values[i], &expected, sizeof expected) != 0;
+          if (differs && wrong++ == 0) ADD_FAILURE() << t.name << " " << a.name << " element " << i << " is " << values[i] << ", not " << expected;
         }
         compared += t.shape.elements();
       }
@@ -147,11 +146,13 @@ void reshard(const std::function<bool(const std::string&)>& trained) {
     CheckpointSaver saver({to, "run", "build", false, 0}, checkpoint_content(engine.manager().layout(), options.compute), *group, log);
     saver.start(1, [&](ShardImage& image) { fill_image(engine, image); }, Json::object(), {});
     const FoundCheckpoint again = open_checkpoint(to + "/checkpoint-1", *group);
-    if (group->rank() == 0) EXPECT_EQ(wrong_elements(again, compared), 0) << writers << " -> " << group->size();
+    if (group->rank() == 0) {
+      EXPECT_EQ(wrong_elements(again, compared), 0) << writers << " -> " << group->size();
+    }
     group->barrier();
   }
   if (group->rank() == 0) {
-    std::printf("%d ranks restored and saved again what 1, 2, 3, 4, 6 and 8 ranks had written: %lld weights and moments compared on rank 0, all bitwise equal wanted\n",
+    std::printf("%d ranks restored and saved again what 1, 2, 3, 4, 6 and 8 ranks had written: %lld weights and moments compared bit for bit on rank 0\n",
                 group->size(), static_cast<long long>(compared));
   }
 }

@@ -19,12 +19,6 @@ const OwnModel& own() {
   return model;
 }
 
-size_t count_of(const std::string& text, const std::string& part) {
-  size_t n = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
-  return n;
-}
-
 TEST(OwnRun, LearnsWritesEverythingAndAnswers) {
   const RunOutcome run = own().train("learned", 2, {"plot_loss=true", "val_size=4", "eval_strategy=epoch", "num_train_epochs=24", "logging_steps=5"});
   ASSERT_EQ(run.exit_code, 0) << run.err;

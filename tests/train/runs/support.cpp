@@ -2,6 +2,7 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -22,9 +23,24 @@ std::string quoted(const std::string& word) {
   return text + "'";
 }
 
-std::string program() {
-  const char* named = std::getenv("LLMTRAIN_BINARY");
-  return fs::absolute(named ? named : LLMTRAIN_TEST_BINARY).string();
+std::string chosen(const char* variable, const char* otherwise) {
+  const char* named = std::getenv(variable);
+  return named && *named ? named : otherwise;
+}
+
+bool trains(const std::vector<std::string>& words) { return !words.empty() && (words[0] == "train" || words[0] == "--config"); }
+
+bool names(const std::vector<std::string>& words, const std::string& key) {
+  return std::any_of(words.begin(), words.end(), [&](const std::string& word) { return word.starts_with(key + "="); });
+}
+
+// The words that LLMTRAIN_TEST_DEVICE adds; a test's own word for a key stands.
+std::vector<std::string> device_words(const std::vector<std::string>& words, int ranks) {
+  std::vector<std::string> more;
+  if (!on_gpu() || !trains(words) || names(words, "device")) return more;
+  more = {"device=cuda", "use_cpu=false"};
+  if (ranks > 1 && !names(words, "communicator")) more.push_back("communicator=staged");
+  return more;
 }
 
 std::string content(const std::string& path) {
@@ -34,6 +50,8 @@ std::string content(const std::string& path) {
 
 }  // namespace
 
+bool on_gpu() { return chosen("LLMTRAIN_TEST_DEVICE", "cpu") == "cuda"; }
+
 RunOutcome run_llmtrain(const std::vector<std::string>& words, const RunOptions& options) {
   const ScratchFolder scratch;
   std::ofstream(scratch / "in", std::ios::binary) << options.input;
@@ -42,9 +60,10 @@ RunOutcome run_llmtrain(const std::vector<std::string>& words, const RunOptions&
   for (const auto& [name, value] : options.environment) environment[name] = value;
   for (const auto& [name, value] : environment) command += " " + name + "=" + quoted(value);
   command += " timeout -k 5 " + std::to_string(options.limit_seconds);
-  if (options.ranks > 0) command += std::string(" ") + LLMTRAIN_TEST_MPIEXEC + " --oversubscribe -np " + std::to_string(options.ranks);
-  command += " " + quoted(program());
+  if (options.ranks > 0) command += " " + quoted(chosen("LLMTRAIN_TEST_MPIEXEC", LLMTRAIN_TEST_MPIEXEC)) + " --oversubscribe -np " + std::to_string(options.ranks);
+  command += " " + quoted(fs::absolute(chosen("LLMTRAIN_TEST_BINARY", LLMTRAIN_TEST_BINARY)).string());
   for (const std::string& word : words) command += " " + quoted(word);
+  for (const std::string& word : device_words(words, options.ranks)) command += " " + quoted(word);
   command += " <" + quoted(scratch / "in") + " >" + quoted(scratch / "out") + " 2>" + quoted(scratch / "err");
   RunOutcome outcome;
   const auto begin = std::chrono::steady_clock::now();
@@ -123,6 +142,12 @@ std::string bits_of_run(const std::string& output_dir) {
       if (entry.contains(key)) bits += entry["step"].dump() + " " + key + " " + dump_json(entry[key]) + "\n";
   }
   return bits + content(output_dir + "/model.safetensors");
+}
+
+size_t count_of(const std::string& text, const std::string& part) {
+  size_t n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
+  return n;
 }
 
 std::map<int64_t, double> logged(const std::string& output_dir, const std::string& key) {

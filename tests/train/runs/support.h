@@ -1,6 +1,9 @@
 // Runs of the program itself under mpirun, and what they wrote: for end-to-end tests.
 //
-// The program is LLMTRAIN_BINARY (environment, else the one of this build).
+// Taken from the environment where it says so, so that a bundle of the tests can be moved (else from this build):
+//   LLMTRAIN_TEST_BINARY    the program
+//   LLMTRAIN_TEST_MPIEXEC   mpirun
+//   LLMTRAIN_TEST_DEVICE    cuda: `train` gets device=cuda use_cpu=false, and on several ranks communicator=staged, as they share one GPU
 #pragma once
 
 #include <map>
@@ -25,6 +28,9 @@ struct RunOutcome {
   double seconds = 0;
   std::string out, err;
 };
+
+// LLMTRAIN_TEST_DEVICE is cuda.
+bool on_gpu();
 
 // `llmtrain` with these words.
 RunOutcome run_llmtrain(const std::vector<std::string>& words, const RunOptions& options);
@@ -56,6 +62,9 @@ Comparison compare_run(const std::string& expected_json, const std::string& outp
 // loss and grad_norm of each logged step as written (all digits), and the bytes of the exported weights: equal only if two runs are equal bit for
 // bit.
 std::string bits_of_run(const std::string& output_dir);
+
+// How often `part` stands in `text`.
+size_t count_of(const std::string& text, const std::string& part);
 
 // The logged values of one key by step.
 std::map<int64_t, double> logged(const std::string& output_dir, const std::string& key);

@@ -16,12 +16,6 @@ const OwnModel& own() {
   return model;
 }
 
-size_t count_of(const std::string& text, const std::string& part) {
-  size_t n = 0;
-  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
-  return n;
-}
-
 struct Wrong {
   const char* name;
   std::vector<std::string> overrides;
