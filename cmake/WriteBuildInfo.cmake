@@ -1,5 +1,5 @@
 # Run by the build (LLMTrainVersion.cmake).
-execute_process(COMMAND git -C ${SOURCE} describe --always --dirty --abbrev=12 OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+execute_process(COMMAND git -C ${SOURCE} describe --always --dirty=+dirty --abbrev=12 OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 if(NOT commit AND EXISTS ${SOURCE}/COMMIT)
   file(READ ${SOURCE}/COMMIT commit)
   string(STRIP "${commit}" commit)

@@ -172,7 +172,7 @@ TEST(Export, AFolderThatCannotBeMadeFailsOnAllRanks) {
   ThreadRanks(2).run([&](RankGroup& group) {
     try {
       FolderExport out(group, ExportPlan(kModel, DType::float32), folder / "file/x");
-    } catch (const OperationError&) {
+    } catch (const InputError&) {
       const std::lock_guard lock(mutex);
       ++failures;
     }
