@@ -18,8 +18,10 @@ constexpr int kAgreementSeconds = 3;
 // Rank 0 speaks first where all ranks fail alike; one that fails alone waits no longer than this before it speaks itself.
 constexpr int kSpeakFirstMilliseconds = 1000;
 
-void say(const MpiRuntime& mpi, const std::string& message) {
-  const std::string where = mpi.rank() == 0 ? "" : "rank " + std::to_string(mpi.rank()) + " on " + mpi.host() + ": ";
+// Rank 0 speaks for all unless it is `alone` with what it says.
+void say(const MpiRuntime& mpi, const std::string& message, bool alone = false) {
+  const bool named = mpi.rank() != 0 || (alone && mpi.active());
+  const std::string where = named ? "rank " + std::to_string(mpi.rank()) + " on " + mpi.host() + ": " : "";
   std::cerr << "llmtrain: " + where + message + "\n" << std::flush;
 }
 
@@ -39,7 +41,14 @@ int leave_together(MpiRuntime& mpi, const std::string& message, int exit_code) {
 
 [[noreturn]] void fail(MpiRuntime& mpi, const std::string& message) {
   if (mpi.rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(kSpeakFirstMilliseconds));
-  say(mpi, message);
+  say(mpi, message, true);
+  mpi.abort(kExitFailed);
+}
+
+// Nobody but rank 0 speaks; the others leave by its abort, or by their own should it never come.
+[[noreturn]] void fail_alike(MpiRuntime& mpi, const std::string& message) {
+  if (mpi.rank() == 0) say(mpi, message);
+  if (mpi.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(kAgreementSeconds));
   mpi.abort(kExitFailed);
 }
 
@@ -64,6 +73,8 @@ int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& g
     return leave_together(mpi, e.what(), kExitInput);
   } catch (const NotHere& e) {
     return leave_together(mpi, e.what(), kExitNotHere);
+  } catch (const FailureOfAll& e) {
+    fail_alike(mpi, e.what());
   } catch (const std::bad_alloc&) {
     fail(mpi, "out of host memory");
   } catch (const std::exception& e) {

@@ -32,6 +32,12 @@ class PeerFailure : public OperationError {
   using OperationError::OperationError;
 };
 
+// Every rank fails with this same text at the same place (a decision from a reduced value): only rank 0 says it.
+class FailureOfAll : public OperationError {
+ public:
+  using OperationError::OperationError;
+};
+
 class NotHere : public std::runtime_error {
  public:
   explicit NotHere(const std::string& message) : std::runtime_error(message) {}

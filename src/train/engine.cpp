@@ -82,7 +82,9 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
   if (!choice.line.empty()) log_.info(choice.line);
   // A thread of its own for communication only pays where a core is left for it, or where messages need progress between nodes.
   overlap_ = options.overlap.value_or(group.size() > 1 && (threads_ >= 2 || hosts_ > 1 || choice.device == DeviceKind::cuda));
-  run_on_all_or_fail(group_, [&] { open_device(mpi, choice); });
+  std::string memory;
+  run_on_all_or_fail(group_, [&] { memory = open_device(mpi, choice); });
+  sharers_ = count_alike(group_, memory).first;
   log_.info("device: " + device_->describe() + "; " + kernels_->describe());
   if (options.time_kernels) {
     auto timed = std::make_unique<TimedKernels>(std::move(kernels_));
@@ -107,8 +109,8 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
 
 Engine::~Engine() = default;
 
-// Device, kernels, and who else draws from the same memory.
-void Engine::open_device(MpiRuntime& mpi, const DeviceChoice& choice) {
+// Device and kernels; returns the name of the memory that they draw from. Not collective: a rank may fail alone here.
+std::string Engine::open_device(MpiRuntime& mpi, const DeviceChoice& choice) {
   device_ = make_chosen_device(choice, threads_);
   std::string memory = mpi.host();
   if (choice.device == DeviceKind::cpu) {
@@ -122,7 +124,7 @@ void Engine::open_device(MpiRuntime& mpi, const DeviceChoice& choice) {
     memory += choice.backend->plugin().device_info(choice.gpu).uuid;
     device_bytes_before_ = device_->bytes_available();
   }
-  sharers_ = count_alike(group_, memory).first;
+  return memory;
 }
 
 size_t Engine::device_bytes_used() const {

@@ -107,7 +107,7 @@ class Engine {
     std::unique_ptr<AdamW> optimizer;
     std::unique_ptr<Transformer> transformer;
   };
-  void open_device(MpiRuntime& mpi, const DeviceChoice& choice);
+  std::string open_device(MpiRuntime& mpi, const DeviceChoice& choice);
   Parts build(Arena& arena, Recompute recompute);
   void choose_plan(const EngineOptions& options);
   bool fits(size_t bytes);

@@ -196,7 +196,8 @@ void Trainer::skip(int64_t step, const AdamW::Result& result) {
   ++skipped_;
   const std::string what = "step " + std::to_string(step) + ": the gradient is not finite (found first in " + result.origin + ")";
   if (++skipped_in_a_row_ >= kMaxSkippedSteps)
-    throw OperationError(what + ", " + std::to_string(skipped_in_a_row_) + " steps in a row; the run ends. A lower learning_rate, a longer warm-up or a look at the data may help.");
+    throw FailureOfAll(what + ", " + std::to_string(skipped_in_a_row_) +
+                       " steps in a row; the run ends. A lower learning_rate, a longer warm-up or a look at the data may help.");
   parts_.log.warn(what + "; the step is skipped, weights stay as they are");
 }
 

@@ -21,7 +21,9 @@ TEST(AttentionBuckets, HoldWhatTheyRound) {
       const int64_t bucket = length_bucket(longest, limit);
       EXPECT_GE(bucket, longest);
       EXPECT_EQ(bucket % kLengthStep, 0);
-      if (longest <= limit) EXPECT_LE(bucket, (limit + 127) / 128 * 128);
+      if (longest <= limit) {
+        EXPECT_LE(bucket, (limit + 127) / 128 * 128);
+      }
     }
   }
   EXPECT_EQ(length_bucket(2900, 3000), 3072);

@@ -68,7 +68,9 @@ TEST_P(Plans, CompileAndNeedTheMemoryThatIsCounted) {
   const GradientLayout place = gradient_layout(c.layout, c.tokens);
   const size_t counted = (c.backward ? place.estimated_total - place.bytes : 0) + (size_t{1} << 20);
   EXPECT_LE(plan->workspace_bytes(), counted) << graph_of(c).key();
-  if (c.backward) EXPECT_GE(2 * plan->workspace_bytes(), counted - (size_t{1} << 20)) << "the plan of memory wastes more than half";
+  if (c.backward) {
+    EXPECT_GE(2 * plan->workspace_bytes(), counted - (size_t{1} << 20)) << "the plan of memory wastes more than half";
+  }
 }
 
 // Head sizes, query heads to key-value heads, windows, packing buckets and architectures of the supported families, each at least once.
