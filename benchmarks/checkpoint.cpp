@@ -2,7 +2,8 @@
 //
 //   mpirun -np 2 checkpoint_bench [FOLDER] [MB of state, all ranks together] [rounds]        default: . 400 7
 //
-// stall of an asynchronous save      against a plain memcpy of the same bytes
+// stall of an asynchronous save      against a plain memcpy of the same bytes into memory that was written before, on all ranks at the same time, once before and
+//                                    once after each save
 // digests (XXH3 and Fletcher-32)     as a share of a save
 // throughput of a save               against `dd bs=8M conv=fsync` of as many bytes into the same folder
 // restart (digests, then HDF5 reads) against `cat` of the same files (both from the page cache, or both cold where the caches can be dropped)
@@ -62,7 +63,7 @@ struct Bench {
   std::string folder;
   CheckpointContent content;
   std::vector<std::vector<float>> state;  // as the engine holds it
-  std::vector<double> copy, stall, write, digest, dd, restart, cat;
+  std::vector<double> copy, stall, snapshot, write, digest, dd, restart, cat;
 
   size_t bytes_here() const { return state.size() * state[0].size() * sizeof(float); }
 
@@ -79,9 +80,16 @@ struct Bench {
   }
 
   void measure_save(CheckpointSaver& saver, int64_t step) {
+    double filled = 0;
     group.barrier();
-    saver.start(step, [this](ShardImage& image) { fill(image); }, Json::object(), {});
+    const auto take = [&](ShardImage& image) {
+      const auto begin = Clock::now();
+      fill(image);
+      filled = since(begin);
+    };
+    saver.start(step, take, Json::object(), {});
     stall.push_back(slowest(group, saver.last().stall_seconds));  // before poll and finish add to it
+    snapshot.push_back(slowest(group, filled));
     while (saver.under_way() && !saver.poll()) ::usleep(2000);
     write.push_back(slowest(group, saver.last().write_seconds));
   }
@@ -132,7 +140,7 @@ CheckpointContent content_of(int64_t elements, int world) {
 
 void run(RankGroup& group, const std::string& base, int megabytes, int rounds) {
   const int64_t elements = int64_t{megabytes} * 1000000 / 12 / group.size();
-  Bench b{group, base + "/checkpoint-bench", content_of(elements, group.size()), {}, {}, {}, {}, {}, {}, {}, {}};
+  Bench b{group, base + "/checkpoint-bench", content_of(elements, group.size()), {}, {}, {}, {}, {}, {}, {}, {}, {}};
   for (int i = 0; i < 3; ++i) {
     b.state.emplace_back(static_cast<size_t>(elements));
     for (int64_t e = 0; e < elements; ++e) b.state.back()[static_cast<size_t>(e)] = static_cast<float>((e * 2654435761u + static_cast<unsigned>(i)) % 1000003);
@@ -147,6 +155,7 @@ void run(RankGroup& group, const std::string& base, int megabytes, int rounds) {
     for (int round = 0; round < rounds; ++round) {
       b.measure_copy(copied);
       b.measure_save(saver, round + 1);
+      b.measure_copy(copied);
       b.measure_digests();
       b.dd.push_back(command_seconds(group, "dd if=/dev/zero of='" + b.folder + "/dd' bs=8M count=" + std::to_string(megabytes * 1000000 / (8 << 20) + 1) +
                                                 " conv=fsync 2>/dev/null; rm '" + b.folder + "/dd'"));
@@ -157,7 +166,8 @@ void run(RankGroup& group, const std::string& base, int megabytes, int rounds) {
     std::filesystem::remove_all(b.folder);
     const double mb = static_cast<double>(b.bytes_here()) * group.size() / 1e6;
     std::printf("%.0f MB of state on %d ranks, median of %d\n", mb, group.size(), rounds);
-    std::printf("stall of an asynchronous save %.1f ms, memcpy of the same bytes %.1f ms: ratio %.3f\n", median(b.stall) * 1e3, median(b.copy) * 1e3, median(b.stall) / median(b.copy));
+    std::printf("stall of an asynchronous save %.1f ms (the snapshot %.1f ms of it), memcpy of the same bytes %.1f ms: ratio %.3f\n", median(b.stall) * 1e3,
+                median(b.snapshot) * 1e3, median(b.copy) * 1e3, median(b.stall) / median(b.copy));
     std::printf("digests %.1f ms of a save of %.1f ms: %.1f %%\n", median(b.digest) * 1e3, median(b.write) * 1e3, 100 * median(b.digest) / median(b.write));
     std::printf("save %.0f MB/s, dd with fsync %.0f MB/s: ratio %.2f\n", mb / median(b.write), mb / median(b.dd), median(b.dd) / median(b.write));
     std::printf("restart %.0f ms, cat %.0f ms (%s cache): ratio %.2f\n", median(b.restart) * 1e3, median(b.cat) * 1e3, cold ? "cold" : "warm", median(b.restart) / median(b.cat));

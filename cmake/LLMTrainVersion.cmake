@@ -1,7 +1,8 @@
 # Build information for --version: commit, compiler and flags, versions compiled against. Written anew at each build, but only touched when changed.
 set(LLMTRAIN_BUILD_INFO ${PROJECT_BINARY_DIR}/generated/build_info.h)
 if(LLMTRAIN_HAS_CUDA)
-  set(cuda_versions "-DCUDA=${CUDAToolkit_VERSION}" "-DNCCL=${NCCL_VERSION}" "-DCUDNN=${CUDNN_VERSION}" "-DARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}")
+  list(JOIN CMAKE_CUDA_ARCHITECTURES ", " cuda_architectures)  # a list would be cut at its first semicolon on the way
+  set(cuda_versions "-DCUDA=${CUDAToolkit_VERSION}" "-DNCCL=${NCCL_VERSION}" "-DCUDNN=${CUDNN_VERSION}" "-DARCHITECTURES=${cuda_architectures}")
 endif()
 string(TOUPPER "${CMAKE_BUILD_TYPE}" build_type)
 add_custom_target(llmtrain_build_info

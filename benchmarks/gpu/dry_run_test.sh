@@ -16,10 +16,37 @@ cat "$scratch/all.md"
 for phase in 'accumulation 1' 'whole row' 'where time goes'; do
   grep -qE "^\| tiny \| $phase \| passed \| [0-9.]+ \|" "$scratch/all.md" || fail "no figure for: $phase"
 done
-grep -qE '^\| tiny \| peer: PyTorch \| (passed|not run) \|' "$scratch/all.md" || fail "the peer's row"
+# The peer runs where python3 has torch and transformers, and is named as not run elsewhere.
+if python3 -c 'import torch, transformers' 2>/dev/null; then
+  grep -qE '^\| tiny \| peer: PyTorch \| passed \| [0-9.]+ \|' "$scratch/all.md" || fail "the peer has no figure"
+  grep -q 'tiny, accumulation 1: [0-9.]* times the peer' "$scratch/all.md" || fail "no ratio to the peer"
+else
+  grep -q '^| tiny | peer: PyTorch | not run |' "$scratch/all.md" || fail "the peer is not named as not run"
+fi
+grep -qE '^\| largest \| 4 layers of tiny train \| passed \| [0-9.]+ \|' "$scratch/all.md" || fail "no largest model"
+grep -q 'llmtrain.* bench .*--accumulate 2' "$scratch/all.md" || fail "the commands are not named"
 grep -q 'limit: copy within the device' "$scratch/all.md" || fail "no kernels"
 grep -q '"result": {' "$scratch/all.json" || fail "no results in the JSON"
 if command -v python3 >/dev/null; then python3 -m json.tool "$scratch/all.json" >/dev/null || fail "the JSON cannot be read"; fi
+
+# Cut off in the middle: the phases that had ended are there.
+"${run[@]}" --stem cut --no-peer 2>"$scratch/cut.log" &
+pid=$!
+for _ in {1..600}; do
+  if grep -q 'accumulation 1' "$scratch/cut.md" 2>/dev/null; then break; fi
+  sleep 0.1
+done
+kill "$pid" 2>/dev/null || true
+wait "$pid" 2>/dev/null || true
+grep -qE '^\| tiny \| accumulation 1 \| passed \| [0-9.]+ \|' "$scratch/cut.md" || fail "a run that was cut off left no figure"
+if command -v python3 >/dev/null; then python3 -m json.tool "$scratch/cut.json" >/dev/null || fail "the JSON of a run that was cut off cannot be read"; fi
+# The ratios of a dry run are no ratios; a result that is worse than what was kept is an error.
+if command -v python3 >/dev/null; then
+  ratios=$source_dir/benchmarks/regression
+  [[ $("$ratios" "$scratch/all.json") == "no ratios"* ]] || fail "ratios out of a dry run"
+  "$ratios" cpu/tokenize/hugging-face=22 >/dev/null || fail "an equal ratio is called worse"
+  if "$ratios" cpu/tokenize/hugging-face=11 >/dev/null; then fail "half the ratio is accepted"; fi
+fi
 
 # Nothing chosen, and no time: said, not run.
 code=0

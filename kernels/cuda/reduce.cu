@@ -18,8 +18,9 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A fixed number of blocks: the order of a sum must not depend on the GPU.
-constexpr int kSumBlocks = 512;
+// How many blocks add up n elements: it follows from n alone, as the order of a sum must not depend on the GPU.
+constexpr int kMostSumBlocks = 512, kSumPerThread = 8;
+unsigned sum_blocks(int64_t n) { return static_cast<unsigned>(std::clamp<int64_t>(ceil_div(n, kThreads * kSumPerThread), 1, kMostSumBlocks)); }
 
 // Four elements at a time through float4 or pairs of words; the rest one by one.
 template <class From, class To>
@@ -69,10 +70,10 @@ __global__ void sum_kernel(const float* __restrict__ x, int64_t n, bool squares,
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void sum_partial_kernel(const double* __restrict__ partial, double* __restrict__ result) {
+__global__ void sum_partial_kernel(const double* __restrict__ partial, int count, double* __restrict__ result) {
   __shared__ double shared[32];
   double sum = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < kSumBlocks; i += static_cast<int>(blockDim.x)) sum += partial[i];
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) sum += partial[i];
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) *result = sum;
 }
@@ -120,12 +121,13 @@ void add(cudaStream_t s, TensorView x, TensorView y) {
   });
 }
 
-size_t sum_scratch() { return padded(kSumBlocks * sizeof(double)); }
+size_t sum_scratch() { return padded(kMostSumBlocks * sizeof(double)); }
 
 void sum(cudaStream_t s, void* scratch, TensorView x, bool squares, double* result) {
   auto* partial = static_cast<double*>(scratch);
-  launch(s, "sum", {dim3(kSumBlocks), dim3(kThreads)}, sum_kernel, x.as<float>(), x.elements(), squares, partial);
-  launch(s, "sum of partial sums", {dim3(1), dim3(kThreads)}, sum_partial_kernel, partial, result);
+  const unsigned blocks = sum_blocks(x.elements());
+  launch(s, "sum", {dim3(blocks), dim3(kThreads)}, sum_kernel, x.as<float>(), x.elements(), squares, partial);
+  launch(s, "sum of partial sums", {dim3(1), dim3(kThreads)}, sum_partial_kernel, partial, static_cast<int>(blocks), result);
 }
 
 size_t bias_backward_scratch(int64_t features) { return padded(static_cast<size_t>(kBiasGroups * features) * sizeof(float)); }

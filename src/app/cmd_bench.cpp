@@ -23,6 +23,7 @@ BenchOptions options_of(const CommandLine& line) {
   o.accumulate = line.get<int64_t>("accumulate");
   o.steps = line.get<int64_t>("steps");
   o.warmup = line.get<int64_t>("warmup");
+  o.seconds = line.get<double>("seconds");
   o.float32 = line.has("float32");
   o.breakdown = line.has("breakdown");
   o.recompute = parse_recompute(line.get<std::string>("recompute"), "--recompute");
@@ -54,6 +55,7 @@ int command_bench(const std::vector<std::string>& args, App& app) {
       ("micro-batch", po::value<int64_t>()->default_value(1), "rows of a rank's micro-batch")
       ("steps", po::value<int64_t>()->default_value(12), "optimizer steps, the warm-up included")
       ("warmup", po::value<int64_t>()->default_value(3), "first steps that are not measured")
+      ("seconds", po::value<double>()->default_value(0), "begin no step that would end later than so long after the start (one is measured all the same); 0: all steps")
       ("accumulate", po::value<int64_t>()->default_value(1), "micro-batches of a step")
       ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda")
       ("communicator", po::value<std::string>()->default_value("auto"), "auto, mpi, shared, nccl or staged")

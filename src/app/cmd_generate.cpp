@@ -93,6 +93,7 @@ struct Request {
   int64_t max_new_tokens = 0;
   SamplingOptions sampling;
   std::optional<DType> dtype;
+  std::string device, communicator;
 };
 
 Request request_of(const CommandLine& line) {
@@ -113,6 +114,9 @@ Request request_of(const CommandLine& line) {
   if (line.has("dtype")) r.dtype = parse_dtype(line.get<std::string>("dtype"), "--dtype");
   if (r.dtype && *r.dtype != DType::float32 && *r.dtype != DType::bfloat16)
     throw InputError("--dtype", "generation computes in float32 or bfloat16", "");
+  r.device = line.get<std::string>("device");
+  if (r.device != "auto" && r.device != "cpu" && r.device != "cuda") throw InputError("--device", "'" + r.device + "' is unknown", "choose auto, cpu or cuda");
+  r.communicator = line.get<std::string>("communicator");
   return r;
 }
 
@@ -145,6 +149,10 @@ EngineOptions engine_options(const Request& request, const ModelSetup& model, co
   EngineOptions e;
   e.compute = compute_type(request, model);
   e.training = false;
+  e.device = request.device;
+  e.communicator = request.communicator;
+  e.device_where = "--device";
+  e.communicator_where = "--communicator";
   const auto length = static_cast<int64_t>(prompt.ids.size());
   e.max_tokens = e.longest_sequence = std::clamp<int64_t>(length, 1, kPrefillTokens);
   e.max_positions = e.cache_tokens = length + new_tokens;
@@ -181,6 +189,8 @@ int command_generate(const std::vector<std::string>& args, App& app) {
       ("top-k", po::value<int64_t>()->default_value(0), "the k most likely tokens only; 0: all")
       ("seed", po::value<uint64_t>()->default_value(0), "of sampling")
       ("dtype", po::value<std::string>(), "float32 or bfloat16; left out: as the weights were saved")
+      ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda")
+      ("communicator", po::value<std::string>()->default_value("auto"), "auto, mpi, shared, nccl or staged")
       ("json", "one JSON object on one line, at the end");
   // clang-format on
   if (!line.parse(args, app)) return kExitDone;

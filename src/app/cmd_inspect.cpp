@@ -4,6 +4,7 @@
 
 #include "app/commands.h"
 #include "app/help.h"
+#include "checkpoint/reader.h"
 #include "checkpoint/resume.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -45,6 +46,17 @@ std::string text_report(const Manifest& m, const std::string& fault) {
   return s;
 }
 
+// What a reader would refuse though every digest is right: links, foreign storage, arrays of another type or size. "" if nothing.
+std::string fault_of_structure(const std::string& folder, const Manifest& manifest) {
+  try {
+    CheckpointReader reader(folder, manifest);
+    reader.check();
+  } catch (const InputError& e) {
+    return e.what();
+  }
+  return "";
+}
+
 }  // namespace
 
 int command_inspect(const std::vector<std::string>& args, App& app) {
@@ -64,6 +76,9 @@ int command_inspect(const std::vector<std::string>& args, App& app) {
   try {
     manifest = read_manifest(folder);
     fault = verify_files(folder, manifest, solo);
+    if (fault.empty()) fault = fault_of_structure(folder, manifest);
+  } catch (const NewerFormat&) {
+    throw;
   } catch (const InputError& e) {  // a damaged manifest: damage, not a wrong input
     if (line.has("json")) {
       app.print(dump_json({{"checkpoint", folder}, {"valid", false}, {"fault", e.what()}}) + "\n");

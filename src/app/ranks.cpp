@@ -16,22 +16,24 @@ namespace {
 
 constexpr int kAgreementSeconds = 3;
 // Rank 0 speaks first where all ranks fail alike; one that fails alone waits no longer than this before it speaks itself.
-constexpr int kSpeakFirstMilliseconds = 1000;
+constexpr int kSpeakFirstMilliseconds = 3000;
 
-// Rank 0 speaks for all unless it is `alone` with what it says.
-void say(const MpiRuntime& mpi, const std::string& message, bool alone = false) {
-  const bool named = mpi.rank() != 0 || (alone && mpi.active());
-  const std::string where = named ? "rank " + std::to_string(mpi.rank()) + " on " + mpi.host() + ": " : "";
-  std::cerr << "llmtrain: " + where + message + "\n" << std::flush;
+enum class Says { for_all, own };
+
+// What a rank has of its own names it, unless the text does so already.
+void say(const MpiRuntime& mpi, const std::string& message, Says says) {
+  const std::string me = "rank " + std::to_string(mpi.rank()) + " on " + mpi.host();
+  const bool named = says == Says::own && mpi.active() && message.find(me) == std::string::npos;
+  std::cerr << "llmtrain: " + (named ? me + ": " : "") + message + "\n" << std::flush;
 }
 
 // All ranks have the same error: rank 0 says it, and nobody leaves before that (a launcher kills the others when the first one leaves).
 int leave_together(MpiRuntime& mpi, const std::string& message, int exit_code) {
-  if (mpi.rank() == 0) say(mpi, message);
+  if (mpi.rank() == 0) say(mpi, message, Says::for_all);
   if (mpi.active() && mpi.size() > 1) {
     std::thread([&mpi, message, exit_code] {
       std::this_thread::sleep_for(std::chrono::seconds(kAgreementSeconds));
-      if (mpi.rank() != 0) say(mpi, message);
+      if (mpi.rank() != 0) say(mpi, message, Says::own);
       mpi.abort(exit_code);
     }).detach();
   }
@@ -39,15 +41,15 @@ int leave_together(MpiRuntime& mpi, const std::string& message, int exit_code) {
   return exit_code;
 }
 
-[[noreturn]] void fail(MpiRuntime& mpi, const std::string& message) {
+[[noreturn]] void fail(MpiRuntime& mpi, const std::string& message, Says says) {
   if (mpi.rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(kSpeakFirstMilliseconds));
-  say(mpi, message, true);
+  say(mpi, message, says);
   mpi.abort(kExitFailed);
 }
 
 // Nobody but rank 0 speaks; the others leave by its abort, or by their own should it never come.
 [[noreturn]] void fail_alike(MpiRuntime& mpi, const std::string& message) {
-  if (mpi.rank() == 0) say(mpi, message);
+  if (mpi.rank() == 0) say(mpi, message, Says::for_all);
   if (mpi.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(kAgreementSeconds));
   mpi.abort(kExitFailed);
 }
@@ -75,10 +77,12 @@ int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& g
     return leave_together(mpi, e.what(), kExitNotHere);
   } catch (const FailureOfAll& e) {
     fail_alike(mpi, e.what());
+  } catch (const PeerFailure& e) {  // the text is that of the rank that failed
+    fail(mpi, e.what(), Says::for_all);
   } catch (const std::bad_alloc&) {
-    fail(mpi, "out of host memory");
+    fail(mpi, "out of host memory", Says::own);
   } catch (const std::exception& e) {
-    fail(mpi, e.what());
+    fail(mpi, e.what(), Says::own);
   }
 }
 

@@ -36,7 +36,7 @@ std::string digest_of(std::string_view text) { return hex_of(XXH3_128bits(text.d
 std::string digest_of_file(const std::string& path) {
   const File file = File::open_for_reading(path);
   const uint64_t size = file.size();
-  std::vector<char> block(size_t{4} << 20);
+  std::vector<char> block(size_t{256} << 10);  // read and digested while it is in the core's own cache
   Digest digest;
   for (uint64_t at = 0; at < size;) {
     const size_t n = static_cast<size_t>(std::min<uint64_t>(block.size(), size - at));

@@ -70,8 +70,10 @@ Manifest read_manifest(const std::string& folder) {
   const std::string text = read_file(path, kLimit);
   Json json = parse_json(text, path);
   if (!json.is_object() || json.value("format", Json()) != kFormat) throw InputError(path, "this is not the manifest of a checkpoint");
-  if (json.value("format_version", Json()) != kVersion) {
-    throw InputError(path, "checkpoint format version " + dump_json(json.value("format_version", Json())) + "; this program reads version 1");
+  if (const Json version = json.value("format_version", Json()); version != kVersion) {
+    const std::string what = "checkpoint format version " + dump_json(version) + "; this program reads version " + std::to_string(kVersion);
+    if (version.is_number_integer() && version > kVersion) throw NewerFormat(path, what, "a newer version of this program wrote it: use that one");
+    throw InputError(path, what);
   }
   const std::string digest = member_text(json, "digest", path);
   // Written text and parsed content determine each other, so comparing the text finds a change of any byte.

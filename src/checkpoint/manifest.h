@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "checkpoint/content.h"
+#include "core/error.h"
 #include "core/rank_group.h"
 
 namespace llmtrain {
@@ -26,8 +27,15 @@ struct Manifest {
   std::string build;         // --version block of the program that wrote it
 };
 
+// The checkpoint is not damaged: a newer version of this program wrote it.
+class NewerFormat : public InputError {
+ public:
+  using InputError::InputError;
+};
+
 std::string dump_manifest(const Manifest& manifest);
-// InputError naming the file and the fault: missing, broken, changed since it was written, of an unknown format version, without a digest of each shard.
+// InputError naming the file and the fault: missing, broken, changed since it was written, of an unknown format version (NewerFormat
+// where it is a later one), without a digest of each shard.
 Manifest read_manifest(const std::string& folder);
 
 // Checks size and digest of every file the manifest names, the work shared among the ranks. Returns "" or the first fault ("shard-00001-of-00002.h5:

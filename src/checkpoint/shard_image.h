@@ -30,12 +30,14 @@ class ShardImage {
   // Bytes of the file, which are also the bytes of memory taken. An upper bound without building: planned_bytes().
   size_t bytes() const { return size_; }
   static size_t planned_bytes(const CheckpointContent& content);
+  // Elements of each chunk of an array of which a shard holds so many (the last one may be filled in part).
+  static int64_t chunk_elements(int64_t shard_elements);
 
   // Copies elements [begin, begin + count) of the array into their chunks.
   void put(int unit, const std::string& array, int64_t begin, int64_t count, const void* data);
   // Where the bytes of the array belong: visit(address, first element, bytes) for each of its chunks; the last one only as far as elements go.
   void each_chunk(int unit, const std::string& array, const std::function<void(void* to, int64_t begin, size_t bytes)>& visit);
-  // Adds the checksums, then writes, fsyncs and checks the size. `name` for errors. Returns the digest of what was written.
+  // Adds the checksums, writes, fsyncs and checks the size. Returns the digest of what was written.
   std::string write(const std::string& path);
 
  private:
@@ -46,6 +48,10 @@ class ShardImage {
     int64_t elements, chunk_elements;
     std::vector<uint64_t> addresses;
   };
+  struct Chunk {  // with its checksum behind it
+    uint64_t address;
+    size_t bytes;
+  };
   void place_chunks(const CheckpointContent& content, int64_t file);
   const Placed& find(int unit, const std::string& array) const;
 
@@ -53,6 +59,7 @@ class ShardImage {
   char* region_ = nullptr;  // its bytes
   size_t size_ = 0;
   std::vector<Placed> placed_;
+  std::vector<Chunk> chunks_;  // of all arrays, as they follow each other in the file
 };
 
 // HDF5's own checksum of a chunk (H5Z_FILTER_FLETCHER32), as it stores it behind the data.

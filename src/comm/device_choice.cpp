@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <initializer_list>
 #include <map>
 
 #include "comm/mpi/mpi_calls.h"
@@ -22,6 +23,14 @@ std::string place(const std::vector<RankDevices>& ranks, size_t r) { return "ran
 // The first rank that sees a GPU (or none), or ranks.size().
 size_t first_rank(const std::vector<RankDevices>& ranks, bool with_gpu) {
   return static_cast<size_t>(std::find_if(ranks.begin(), ranks.end(), [&](const RankDevices& r) { return (r.gpus > 0) == with_gpu; }) - ranks.begin());
+}
+
+void check_wish(const DeviceWish& wish) {
+  const auto check = [](const std::string& value, std::initializer_list<const char*> known, const std::string& where, const char* advice) {
+    if (std::find(known.begin(), known.end(), value) == known.end()) throw InputError(where, "'" + value + "' is unknown", advice);
+  };
+  check(wish.device, {"auto", "cpu", "cuda"}, wish.device_where, "choose auto, cpu or cuda");
+  check(wish.communicator, {"auto", "mpi", "shared", "nccl", "staged"}, wish.communicator_where, "choose auto, mpi, shared, nccl or staged");
 }
 
 bool takes_gpu(const DeviceWish& wish, const std::vector<RankDevices>& ranks) {
@@ -89,6 +98,7 @@ std::string choose_communicator(const DeviceWish& wish, const std::vector<RankDe
     if (ranks.size() > 1) line += "; communicator staged through host memory, as this build was made without NCCL";
     return "staged";
   }
+  if (ranks.size() == 1 && wanted == "auto") return "staged";  // nobody to talk to: NCCL need not start, nor take its memory
   refuse_shared_gpus(wish, ranks);
   return "nccl";
 }
@@ -175,6 +185,7 @@ std::vector<RankDevices> tell_all(RankGroup& group, const RankDevices& mine) {
 }  // namespace
 
 DeviceChoice choose_device(const DeviceWish& wish, const std::vector<RankDevices>& ranks, int rank) {
+  check_wish(wish);
   const RankDevices& mine = ranks.at(static_cast<size_t>(rank));
   DeviceChoice choice;
   const bool gpu = takes_gpu(wish, ranks);
@@ -204,7 +215,7 @@ std::unique_ptr<Device> make_chosen_device(const DeviceChoice& choice, int threa
 
 std::unique_ptr<Communicator> make_chosen_communicator(const DeviceChoice& choice, MpiRuntime& mpi, RankGroup& group, Device& device, const std::string& name,
                                                        const NodeOptions& nodes, double timeout_seconds) {
-  if (choice.communicator == "nccl" && group.size() > 1) {
+  if (choice.communicator == "nccl") {
     NcclOptions options;
     options.timeout_seconds = timeout_seconds;
     auto communicator = choice.backend.value().plugin().make_nccl_communicator(group, device, name, options);

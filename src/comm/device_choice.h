@@ -4,7 +4,8 @@
 //   device: auto   the GPU where every rank sees one; the CPU where none does; where only some do, an error that names a node without
 //           cuda   the GPU, or an error that names the node without
 //           cpu    the CPU
-//   communicator:  on GPUs auto is nccl (staged in a build without NCCL), else nccl or staged; on the CPU auto is shared, else shared or mpi.
+//   communicator:  on GPUs auto is nccl (staged in a build without NCCL, and for a single rank), else nccl or staged; on the CPU auto is shared, else
+//                  shared or mpi.
 //
 // The GPU of a rank is its number within its node modulo the GPUs that it sees, so it does not matter whether a scheduler shows each rank all GPUs or
 // only its own. Under NCCL each rank needs a GPU of its own: GPUs are told apart by their UUIDs.

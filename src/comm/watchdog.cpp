@@ -134,6 +134,8 @@ constexpr double kAsleepSeconds = 2.5;
 constexpr double kOthersSeconds = 2;
 // A failure of another rank usually reaches the main thread by itself; one that waits inside MPI does not hear of it.
 constexpr double kHeardSeconds = 1;
+// … and, having written its dump, leaves the rank that failed so long to end the job itself.
+constexpr unsigned kSpeaksItselfSeconds = 10;
 // For Communicator::abort().
 constexpr double kAbortSeconds = 3;
 
@@ -223,7 +225,7 @@ struct Watchdog::State {
       looked = now;
       if (const std::string heard = heard_failure(); !heard.empty()) {
         if (heard_since == 0) heard_since = now;
-        if (now - heard_since > kHeardSeconds) give_up("stands still because another rank has failed: " + heard, {{"error", heard}, {"heard", true}});
+        if (now - heard_since > kHeardSeconds) give_up_heard("stands still because another rank has failed: " + heard, {{"error", heard}, {"heard", true}});
       }
       if (const std::vector<int> stopped = stopped_peers(); !stopped.empty()) {
         give_up("waits for a rank of its node that has been stopped for longer than hang_timeout", {{"stopped", stopped}});
@@ -288,6 +290,16 @@ struct Watchdog::State {
     }
     const double deadline = now_seconds() + kAbortSeconds;
     while (*left > 0 && now_seconds() < deadline) ::usleep(2'000);
+  }
+
+  // The rank that failed ends the job with its own message, as soon as the others have written their dumps. With `mutex` held.
+  [[noreturn]] void give_up_heard(const std::string& what, const Json& why) {
+    try {
+      write_dump(why);
+    } catch (const std::exception&) {  // give_up() says so
+    }
+    ::sleep(kSpeaksItselfSeconds);
+    give_up(what, why);
   }
 
   // With `mutex` held.

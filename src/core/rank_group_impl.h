@@ -1,6 +1,8 @@
 // Templates of rank_group.h.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstdint>
 #include <exception>
 #include <new>
@@ -15,6 +17,11 @@ inline std::string broadcast_string(RankGroup& group, const std::string& text, i
   std::string result = group.rank() == root ? text : std::string(length, '\0');
   group.broadcast(result.data(), length, root);
   return result;
+}
+
+inline std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "an unknown host";
 }
 
 template <class Work>
@@ -39,7 +46,7 @@ void run_on_all_or_fail(RankGroup& group, Work&& work) {
   for (int r = 0; r < group.size(); ++r) {
     if (all[static_cast<size_t>(r)] == fine) continue;
     const std::string text = broadcast_string(group, message, r);
-    const std::string on = group.size() > 1 ? " (rank " + std::to_string(r) + ")" : "";
+    const std::string on = group.size() > 1 ? " (rank " + std::to_string(r) + " on " + broadcast_string(group, host_name(), r) + ")" : "";
     if (all[static_cast<size_t>(r)] == input) throw InputError(text + on);
     if (r != group.rank()) throw PeerFailure(text + on);
     throw OperationError(text + on);

@@ -2,9 +2,12 @@
 #include "device/cuda_backend.h"
 
 #include <dlfcn.h>
+#include <elf.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "core/error.h"
 #include "device/cuda_libraries.h"
@@ -27,7 +30,20 @@ std::vector<std::string> plugin_candidates() {
 
 [[noreturn]] void refuse(const std::string& what, const std::string& advice) { throw InputError("device: cuda", what, advice); }
 
+// The loader maps a file that was cut short while it was copied, and dies of it.
+void check_whole(const std::string& path) {
+  Elf64_Ehdr header = {};
+  std::ifstream file(path, std::ios::binary);
+  const bool read = static_cast<bool>(file.read(reinterpret_cast<char*>(&header), sizeof header));
+  if (!read || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) refuse(path + " is no library", "copy it again from where it was built");
+  std::error_code ignored;
+  const uint64_t size = fs::file_size(path, ignored), end = header.e_shoff + uint64_t{header.e_shnum} * header.e_shentsize;  // what stands last in it
+  if (size < end || end < header.e_shoff)
+    refuse(path + " is cut short: it has " + std::to_string(size) + " of " + std::to_string(end) + " bytes", "copy it again from where it was built");
+}
+
 void* open_library(const std::string& path) {
+  check_whole(path);
   if (void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
     // What the plugin opens later by its name (cuDNN, which opens nvrtc) may still be unknown to the loader. Without a driver nothing will be.
     if (cuda_driver_is_here()) open_cuda_libraries(cuda_library_folders());
@@ -61,7 +77,9 @@ CudaBackend CudaBackend::open() {
       refuse(path + " comes from commit " + plugin->commit + ", the program from " + program_commit(), "build both from one source tree");
     return CudaBackend(plugin, path);
   }
-  refuse("this installation has no CUDA backend (looked for " + looked + ")", "build where nvcc is found, or use device: cpu");
+  const char* named = std::getenv("LLMTRAIN_CUDA_PLUGIN");
+  refuse("this installation has no CUDA backend (looked for " + looked + ")",
+         named && *named ? "correct LLMTRAIN_CUDA_PLUGIN or leave it out" : "build where nvcc is found");
 }
 
 std::optional<CudaBackend> CudaBackend::try_open(std::string& why) {

@@ -61,7 +61,7 @@ class Device {
   // Memory for tensors, aligned to 256 bytes, contents undefined (CPU: pages touched by the caller's thread later). OperationError when it is not to
   // be had.
   virtual void* allocate(size_t bytes) = 0;
-  virtual void free(void* pointer) = 0;
+  virtual void free(void* pointer) = 0;  // never throws: destructors call it
   // Host memory that copies to and from the device are fastest with, and that the device's kernels may read and write (CUDA: pinned and mapped; CPU:
   // the same as allocate). Contents undefined. OperationError when it is not to be had.
   virtual void* allocate_host(size_t bytes) = 0;

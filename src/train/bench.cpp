@@ -41,6 +41,7 @@ void check(const BenchOptions& o, const ModelConfig& model) {
   positive("--micro-batch", o.micro_batch);
   positive("--accumulate", o.accumulate);
   positive("--steps", o.steps);
+  if (!(o.seconds >= 0)) throw InputError("--seconds", "must be 0 or more", "");
   if (o.warmup < 0 || o.warmup >= o.steps) throw InputError("--warmup", "must be from 0 to --steps - 1", "");
   if (o.sequence > model.max_position_embeddings && model.max_position_embeddings > 0)
     throw InputError("--seq", std::to_string(o.sequence) + " exceeds the model's max_position_embeddings " + std::to_string(model.max_position_embeddings), "use a shorter --seq");
@@ -103,6 +104,7 @@ std::vector<std::string> breakdown_lines(const Engine::Times& times, double seco
 }  // namespace
 
 BenchResult run_bench(MpiRuntime& mpi, RankGroup& group, const BenchOptions& options, Log& log) {
+  const Clock::time_point start = Clock::now();
   ModelConfig model;
   run_on_all_or_fail(group, [&] {
     model = load_model_config(options.model);
@@ -140,13 +142,21 @@ BenchResult run_bench(MpiRuntime& mpi, RankGroup& group, const BenchOptions& opt
     }
     engine.communicator().all_reduce_sum(&loss, 1);
     result.losses.push_back(std::round(loss / trained * 1e4) / 1e4);
+    if (options.seconds > 0) {
+      double when_next_ends = seconds_since(start) + values[0];
+      engine.communicator().all_reduce_max(&when_next_ends, 1);  // all ranks stop at the same step
+      if (!seconds.empty() && when_next_ends > options.seconds) break;
+    }
   }
-  if (options.breakdown) result.breakdown = breakdown_lines(engine.times(), measured, options.steps - options.warmup);
+  if (options.breakdown) result.breakdown = breakdown_lines(engine.times(), measured, static_cast<int64_t>(seconds.size()));
   double peaks[2] = {static_cast<double>(peak_resident_bytes()), static_cast<double>(engine.device_bytes_used())};
   engine.communicator().all_reduce_max(peaks, 2);
   result.parameters = parameter_count(model);
   result.world = group.size();
   result.seconds_per_step = median(seconds);
+  result.fastest_step = *std::min_element(seconds.begin(), seconds.end());
+  result.slowest_step = *std::max_element(seconds.begin(), seconds.end());
+  result.measured_steps = static_cast<int64_t>(seconds.size());
   result.tokens_per_second = tokens_a_step / result.seconds_per_step;
   result.seconds_optimizer = median(optimizer_seconds);
   result.peak_rss_mib = peaks[0] / (1 << 20);
@@ -167,6 +177,9 @@ std::string bench_json(const BenchResult& r) {
   Json json;
   json["tokens_per_second"] = std::round(r.tokens_per_second * 10) / 10;
   json["seconds_per_step"] = std::round(r.seconds_per_step * 1e4) / 1e4;
+  json["fastest_step"] = std::round(r.fastest_step * 1e4) / 1e4;
+  json["slowest_step"] = std::round(r.slowest_step * 1e4) / 1e4;
+  json["measured_steps"] = r.measured_steps;
   json["peak_rss_mib"] = static_cast<int64_t>(std::llround(r.peak_rss_mib));
   json["params"] = r.parameters;
   json["world"] = r.world;

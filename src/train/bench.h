@@ -16,6 +16,7 @@ struct BenchOptions {
   std::string model;  // folder with config.json, or a config.json
   int64_t sequence = 512, micro_batch = 1, accumulate = 1;
   int64_t steps = 12, warmup = 3;
+  double seconds = 0;  // no further step once so much time is spent, the start included, and one step is measured; 0: no limit
   bool float32 = false;  // compute in float32, else bfloat16
   StateTypes states;
   std::string device = "auto", communicator = "auto";
@@ -32,6 +33,8 @@ struct BenchResult {
   int64_t parameters = 0;
   int world = 1;
   double seconds_per_step = 0;    // median after the warm-up, of the slowest rank
+  double fastest_step = 0, slowest_step = 0;  // of those steps
+  int64_t measured_steps = 0;
   double tokens_per_second = 0;   // all ranks
   double seconds_optimizer = 0;   // of it: the optimizer's step, median, slowest rank
   double peak_rss_mib = 0;        // largest rank

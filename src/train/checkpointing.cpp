@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "checkpoint/reader.h"
 #include "core/error.h"
@@ -79,14 +80,18 @@ void check_fits(const ShardLayout& layout, const StateTypes& states, const Found
   }
   const std::map<std::string, Stored> stored = by_name(checkpoint.manifest.content);
   const std::string& folder = checkpoint.folder;
-  size_t parameters = 0;
+  const auto other_model = [&folder](const std::string& what) -> InputError {
+    return {folder, "this is the checkpoint of another model: " + what,
+            "give model_name_or_path the model that this run began with; or start afresh: overwrite_output_dir: true, without a path in resume_from_checkpoint"};
+  };
+  std::set<std::string> ours;
   for (const UnitSpec& unit : layout.units()) {
     for (const ParameterSpec& p : unit.parameters) {
-      ++parameters;
+      ours.insert(p.name);
       const auto it = stored.find(p.name);
-      if (it == stored.end()) throw InputError(folder, "this is the checkpoint of another model: it holds no " + p.name);
+      if (it == stored.end()) throw other_model("it holds no " + p.name);
       if (!(it->second.tensor->shape == p.shape)) {
-        throw InputError(folder, "this is the checkpoint of another model: " + p.name + " is " + it->second.tensor->shape.text() + " there and " + p.shape.text() + " here");
+        throw other_model(p.name + " is " + it->second.tensor->shape.text() + " there and " + p.shape.text() + " here");
       }
       if (it->second.tensor->trained != p.trained) {
         throw InputError(folder, p.name + " was " + (it->second.tensor->trained ? "trained" : "frozen") + " in the run that wrote this checkpoint",
@@ -94,7 +99,15 @@ void check_fits(const ShardLayout& layout, const StateTypes& states, const Found
       }
     }
   }
-  if (parameters != stored.size()) throw InputError(folder, "this is the checkpoint of another model: it holds " + std::to_string(stored.size()) + " tensors, this model has " + std::to_string(parameters));
+  if (ours.size() == stored.size()) return;
+  std::string surplus;
+  for (const auto& [name, place] : stored) {
+    if (!ours.contains(name)) {
+      surplus = name;
+      break;
+    }
+  }
+  throw other_model("it holds " + std::to_string(stored.size()) + " tensors, this model has " + std::to_string(ours.size()) + " (none is " + surplus + ")");
 }
 
 void restore_engine(Engine& engine, RankGroup& group, const FoundCheckpoint& checkpoint, int64_t optimizer_steps) {

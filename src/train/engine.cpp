@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <set>
 #include <utility>
 
 #include "checkpoint/shard_image.h"
 #include "comm/device_choice.h"
+#include "comm/watchdog.h"
 #include "core/error.h"
 #include "core/philox.h"
 #include "device/cuda_backend.h"
@@ -73,6 +75,19 @@ std::optional<bool> parse_overlap(const std::string& text, const std::string& wh
 
 Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, const EngineOptions& options, Log& log)
     : group_(group), log_(log), model_(model), options_(options) {
+  try {
+    set_up(mpi);
+  } catch (const InputError&) {  // agreed on by all ranks
+    throw;
+  } catch (...) {
+    abandon();
+    throw;
+  }
+}
+
+void Engine::set_up(MpiRuntime& mpi) {
+  RankGroup& group = group_;
+  const EngineOptions& options = options_;
   const ThreadPlan threads = plan_threads(mpi, group);
   threads_ = threads.threads;
   if (!threads.line.empty()) log_.info(threads.line);
@@ -107,7 +122,37 @@ Engine::Engine(MpiRuntime& mpi, RankGroup& group, const ModelConfig& model, cons
   plan_ = arena_->table();
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  if (std::uncaught_exceptions() > 0) abandon();
+}
+
+// A rank that leaves because of an error leaves alone: what takes part in collectives when it is taken down would wait for the others. The program is
+// about to end.
+void Engine::abandon() {
+  if (group_.size() == 1) return;
+  static_cast<void>(transformer_.release());
+  static_cast<void>(optimizer_.release());
+  static_cast<void>(manager_.release());
+  static_cast<void>(arena_.release());
+  static_cast<void>(reduce_.release());
+  static_cast<void>(gather_.release());
+  static_cast<void>(compute_.release());
+  static_cast<void>(reduce_communicator_.release());
+  static_cast<void>(gather_communicator_.release());
+  static_cast<void>(kernels_.release());
+  static_cast<void>(device_.release());
+}
+
+// A GPU whose context has failed answers every call with the same error.
+bool Engine::device_is_broken() const {
+  if (device_->kind() == DeviceKind::cpu) return false;
+  try {
+    device_->bytes_available();
+    return false;
+  } catch (const std::exception&) {
+    return true;
+  }
+}
 
 // Device and kernels; returns the name of the memory that they draw from. Not collective: a rank may fail alone here.
 std::string Engine::open_device(MpiRuntime& mpi, const DeviceChoice& choice) {
@@ -190,8 +235,23 @@ void Engine::choose_plan(const EngineOptions& options) {
 }
 
 void Engine::fill(const ParameterManager::Fill& fill) {
-  run_on_all_or_fail(group_, [&] { manager_->fill_weights(fill); });
-  manager_->weights_changed();
+  std::exception_ptr failure;
+  try {
+    manager_->fill_shards(fill);
+  } catch (...) {
+    if (device_is_broken()) throw;  // this rank has left the collective in which the others are: they would never come to agree with it
+    failure = std::current_exception();
+  }
+  run_on_all_or_fail(group_, [&] {
+    if (failure) std::rethrow_exception(failure);
+  });
+  // Reading took as long as the disk needed. What follows is the ranks' meeting only: one that does not come hangs.
+  if (options_.watchdog) {
+    options_.watchdog->watch(communicators());
+    options_.watchdog->progress("set-up", 0);
+  }
+  manager_->shards_filled();
+  if (options_.watchdog) options_.watchdog->pause("set-up");
 }
 
 void Engine::load_weights(const ModelFolder& folder) {

@@ -23,6 +23,8 @@
 
 namespace llmtrain {
 
+class Watchdog;
+
 struct EngineOptions {
   std::string device = "auto";         // auto: the GPU where every rank has one, else the CPU; cpu; cuda
   std::string communicator = "auto";   // auto, mpi, shared, nccl, staged (comm/device_choice.h)
@@ -40,6 +42,7 @@ struct EngineOptions {
   int64_t cache_tokens = 0;              // generation: capacity of the key-value cache, 0: none
   bool checkpoints = false;              // the image of a checkpoint is in the plan
   bool time_kernels = false;             // measure each operation (kernel_times)
+  Watchdog* watchdog = nullptr;          // watches the communicators from the first time that the ranks meet in them; forget() before the engine goes
   AdamWOptions adamw;
   std::function<bool(const std::string&)> trained;  // by Hugging Face name; null: everything
 };
@@ -112,6 +115,9 @@ class Engine {
   void choose_plan(const EngineOptions& options);
   bool fits(size_t bytes);
   void fill(const ParameterManager::Fill& fill);
+  void set_up(MpiRuntime& mpi);
+  bool device_is_broken() const;
+  void abandon();
 
   RankGroup& group_;
   Log& log_;

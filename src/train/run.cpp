@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <optional>
 
 #include "core/error.h"
@@ -192,6 +193,7 @@ EngineOptions Run::engine_options() const {
   e.checkpoints = resumable() && config_.save_strategy != "no";
   e.trained = trained_tensors(config_, model_.config);
   e.time_kernels = !request_.trace.empty();
+  e.watchdog = request_.watchdog;
   return e;
 }
 
@@ -346,11 +348,13 @@ void Run::export_final() {
 }
 
 void Run::finish() {
-  double peak = static_cast<double>(peak_resident_bytes());
-  engine_->communicator().all_reduce_max(&peak, 1);
+  double peaks[2] = {static_cast<double>(peak_resident_bytes()), static_cast<double>(engine_->device_bytes_used())};
+  engine_->communicator().all_reduce_max(peaks, 2);
   if (!run_log_) return;
   if (config_.do_train) run_log_->write_state(config_.output_dir);
-  run_log_->write_results({{"peak_host_bytes_per_rank", peak}});
+  std::map<std::string, double> results{{"peak_host_bytes_per_rank", peaks[0]}};
+  if (engine_->device().kind() == DeviceKind::cuda) results["peak_device_bytes_per_rank"] = peaks[1];
+  run_log_->write_results(results);
   if (config_.do_train) run_log_->write_plots();
 }
 
@@ -363,6 +367,7 @@ int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, L
     // Taking the engine down could wait for ranks that never answer. The program is about to end.
     if (group.size() > 1) static_cast<void>(run.release());
   };
+  const std::string me = "rank " + std::to_string(group.rank()) + " on " + mpi.host() + ": ";  // the others repeat what they hear
   try {
     return run->go();
   } catch (const InputError&) {
@@ -373,10 +378,13 @@ int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, L
     fail(e.what(), true);
     throw;
   } catch (const std::bad_alloc&) {
-    fail("out of host memory", false);
+    fail(me + "out of host memory", false);
+    throw;
+  } catch (const FailureOfAll& e) {
+    fail(e.what(), false);
     throw;
   } catch (const std::exception& e) {
-    fail(e.what(), false);
+    fail(me + e.what(), false);
     throw;
   }
 }

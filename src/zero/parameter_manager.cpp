@@ -271,6 +271,24 @@ void ParameterManager::State::no_longer_held(int unit) {
 // ---- filling and reading
 
 void ParameterManager::fill_weights(const Fill& fill) {
+  // All ranks meet at the end, one whose `fill` fails too: the others would wait for it for ever.
+  std::exception_ptr failure;
+  try {
+    fill_shards(fill);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  try {
+    shards_filled();
+  } catch (...) {
+    if (!failure) throw;  // what broke first tells more than what broke after it
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+void ParameterManager::shards_filled() { state_->shards_changed(true); }
+
+void ParameterManager::fill_shards(const Fill& fill) {
   State& s = *state_;
   Device& device = *s.streams.device;
   std::vector<float> values;
@@ -294,7 +312,6 @@ void ParameterManager::fill_weights(const Fill& fill) {
       }
     }
   }
-  s.shards_changed(true);
 }
 
 void ParameterManager::read_weights(const Read& read, int64_t chunk) const {

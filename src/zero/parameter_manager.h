@@ -70,8 +70,12 @@ class ParameterManager {
 
   // ---- filling and reading shards (set-up, export, checkpoints). `fill` writes `count` float32 elements of the named tensor starting at element
   // `tensor_begin`; called for each range this rank owns, in order. Masters and compute-type copies are both set.
+  // Collective; what `fill` throws on a rank is thrown there after all have met. The same in two parts: fill_shards(), which is not collective and may take long,
+  // and shards_filled() on all ranks.
   using Fill = std::function<void(const ParameterSpec& parameter, int64_t tensor_begin, int64_t count, float* out)>;
   void fill_weights(const Fill& fill);
+  void fill_shards(const Fill& fill);
+  void shards_filled();
   // `read` is called for each range this rank owns, in chunks of at most `chunk` elements, with float32 values (masters, or widened compute-type
   // copies).
   using Read = std::function<void(const ParameterSpec& parameter, int64_t tensor_begin, int64_t count, const float* values)>;

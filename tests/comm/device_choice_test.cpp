@@ -105,6 +105,18 @@ TEST(DeviceChoice, CombinationsThatCannotWorkAreRefusedByName) {
   for (const char* communicator : {"mpi", "shared"}) expect_all_in(refusal(wish("cuda", communicator), gpu), {communicator, "is for the CPU", "staged"});
 }
 
+TEST(DeviceChoice, UnknownNamesAreRefusedWithThoseThatThereAre) {
+  const std::vector<RankDevices> ranks = {without_gpu("a", 0)};
+  expect_all_in(refusal(wish("gpu"), ranks), {"run.yaml:3: device", "'gpu'", "auto, cpu or cuda"});
+  expect_all_in(refusal(wish("cpu", "gloo"), ranks), {"run.yaml:4: communicator", "'gloo'", "staged"});
+}
+
+TEST(DeviceChoice, ASingleRankStartsNcclOnlyWhereAskedTo) {
+  const std::vector<RankDevices> ranks = {with_gpu("a", 0, 1, "11")};
+  EXPECT_EQ(choose_device(wish("cuda"), ranks, 0).communicator, "staged");
+  EXPECT_EQ(choose_device(wish("cuda", "nccl"), ranks, 0).communicator, "nccl");
+}
+
 TEST(DeviceChoice, BuildWithoutNcclUsesTheStagedCommunicatorAndSaysSo) {
   std::vector<RankDevices> ranks = {with_gpu("a", 0, 2, "11"), with_gpu("a", 1, 2, "22")};
   for (RankDevices& r : ranks) r.versions.pop_back();

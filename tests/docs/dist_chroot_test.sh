@@ -10,8 +10,8 @@ skip() {
 command -v debootstrap >/dev/null || skip "debootstrap is not installed"
 rm -rf "$scratch"
 mkdir -p "$scratch"
-mirror=$({ grep -rhoE '^(deb|URIs:) +(\[[^]]*\] +)?https?://[^ ]+' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null || true; } | grep -oE 'https?://[^ ]+' |
-  grep -v security | head -n 1)
+# The system's own mirror: its sources may name other archives too.
+mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v '^ *#' | grep -oE 'https?://[^ ]*/debian/?( |$)' | head -n 1 | tr -d ' ' || true)
 debootstrap --variant=minbase bookworm "$scratch/root" ${mirror:+"$mirror"} >"$scratch/debootstrap.log" 2>&1 ||
   skip "debootstrap could not make a Debian: $(tail -n 1 "$scratch/debootstrap.log")"
 # /dev and /proc of their own where mounting is allowed; taken away again whatever happens.

@@ -226,8 +226,10 @@ struct cudaLaunchConfig_t {
   cudaLaunchAttribute* attrs;
   unsigned numAttrs;
 };
+cudaError_t llmtrain_emulated_launch();  // whether the next launch succeeds (LLMTRAIN_EMULATED_FAULT, runtime.cpp)
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(P...), A&&... arguments) {
+  if (const cudaError_t error = llmtrain_emulated_launch(); error != cudaSuccess) return error;
   const std::tuple<P...> copies(static_cast<P>(std::forward<A>(arguments))...);
   return llmtrain::emulator::run_grid({c->gridDim.x, c->gridDim.y, c->gridDim.z}, {c->blockDim.x, c->blockDim.y, c->blockDim.z}, c->dynamicSmemBytes,
                                       [&] { std::apply(kernel, copies); })

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <string>
 
 namespace {
 
@@ -14,6 +15,23 @@ size_t total_memory() {
   const char* text = std::getenv("LLMTRAIN_EMULATED_MEMORY");
   return text ? std::strtoull(text, nullptr, 10) : size_t{8} << 30;
 }
+
+// LLMTRAIN_EMULATED_FAULT=CALL:N:RANK: the N-th call of CALL on that rank, and every call that is checked from then on, ends with
+// cudaErrorIllegalAddress, as on a GPU after a kernel has gone astray.
+struct Fault {
+  std::string call;
+  long remaining = 0;
+  Fault() {
+    const char* text = std::getenv("LLMTRAIN_EMULATED_FAULT");
+    if (!text) return;
+    const std::string all = text;
+    const size_t first = all.find(':'), second = all.find(':', first + 1);
+    const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+    if (second == std::string::npos || all.substr(second + 1) != (rank ? rank : "0")) return;
+    call = all.substr(0, first);
+    remaining = std::atol(all.c_str() + first + 1);
+  }
+};
 
 struct Memory {
   std::mutex mutex;
@@ -29,6 +47,16 @@ thread_local cudaError_t last_error = cudaSuccess;
 cudaError_t remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
+}
+
+// What a call that does not fail by itself returns.
+cudaError_t outcome(const char* call) {
+  static Fault fault;
+  static std::mutex mutex;
+  static bool broken = false;
+  const std::lock_guard lock(mutex);
+  if (!broken && !fault.call.empty() && fault.call == call) broken = --fault.remaining == 0;
+  return broken ? remember(cudaErrorIllegalAddress) : cudaSuccess;
 }
 
 }  // namespace
@@ -51,7 +79,10 @@ const char* cudaGetErrorName(cudaError_t error) {
     default: return "cudaErrorUnknown";
   }
 }
-const char* cudaGetErrorString(cudaError_t error) { return error == cudaErrorMemoryAllocation ? "out of memory" : cudaGetErrorName(error); }
+const char* cudaGetErrorString(cudaError_t error) {
+  if (error == cudaErrorIllegalAddress) return "an illegal memory access was encountered";
+  return error == cudaErrorMemoryAllocation ? "out of memory" : cudaGetErrorName(error);
+}
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return last_error; }
 cudaError_t cudaGetDeviceCount(int* count) {
@@ -90,12 +121,13 @@ cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
   std::snprintf(text, static_cast<size_t>(length), "0000:%02x:00.0", device);
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return outcome("cudaDeviceSynchronize"); }
 cudaError_t cudaDeviceReset() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { *version = 13000; return cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { *version = 13000; return cudaSuccess; }
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  if (const cudaError_t error = outcome("cudaMalloc"); error != cudaSuccess) return error;
   Memory& m = memory();
   const std::lock_guard lock(m.mutex);
   *pointer = nullptr;
@@ -117,37 +149,39 @@ cudaError_t cudaFree(void* pointer) {
   m.used -= block->second;
   m.blocks.erase(block);
   std::free(pointer);
-  return cudaSuccess;
+  return outcome("cudaFree");
 }
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  if (const cudaError_t error = outcome("cudaMallocHost"); error != cudaSuccess) return error;
   *pointer = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096 + 4096);
   return *pointer ? cudaSuccess : remember(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) { return cudaMallocHost(pointer, bytes); }
-cudaError_t cudaFreeHost(void* pointer) { std::free(pointer); return cudaSuccess; }
+cudaError_t cudaFreeHost(void* pointer) { std::free(pointer); return outcome("cudaFreeHost"); }
+cudaError_t llmtrain_emulated_launch() { return outcome("cudaLaunchKernelEx"); }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   Memory& m = memory();
   const std::lock_guard lock(m.mutex);
   *total = total_memory();
   *free = *total - std::min(m.used, *total);
-  return cudaSuccess;
+  return outcome("cudaMemGetInfo");
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) { std::memmove(to, from, bytes); return cudaSuccess; }
-cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) { std::memmove(to, from, bytes); return cudaSuccess; }
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) { std::memset(to, value, bytes); return cudaSuccess; }
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) { std::memmove(to, from, bytes); return outcome("cudaMemcpyAsync"); }
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) { std::memmove(to, from, bytes); return outcome("cudaMemcpy"); }
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) { std::memset(to, value, bytes); return outcome("cudaMemsetAsync"); }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { *stream = new CUstream_st; return cudaSuccess; }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) { *stream = new CUstream_st; return cudaSuccess; }
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) { *least = 0; *greatest = -5; return cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { delete stream; return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return outcome("cudaStreamSynchronize"); }
 cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return outcome("cudaStreamWaitEvent"); }
 cudaError_t cudaEventCreate(cudaEvent_t* event) { *event = new CUevent_st; return cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { delete event; return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { event->at = std::chrono::steady_clock::now(); return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { event->at = std::chrono::steady_clock::now(); return outcome("cudaEventRecord"); }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return outcome("cudaEventSynchronize"); }
+cudaError_t cudaEventQuery(cudaEvent_t) { return outcome("cudaEventQuery"); }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   *milliseconds = std::chrono::duration<float, std::milli>(end->at - begin->at).count();
   return cudaSuccess;

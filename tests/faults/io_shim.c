@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #undef open
@@ -70,12 +71,25 @@ __attribute__((destructor)) static void report(void) {
   fclose(f);
 }
 
+/* One append for each line, so that the lines of several processes do not mix; by system calls of its own, which nothing counts. */
+static void trace(const char* name, const char* path) {
+  char line[1200];
+  const int n = snprintf(line, sizeof line, "%s %s\n", name, path);
+  const int error = errno, fd = (int)syscall(SYS_openat, AT_FDCWD, rule.trace, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (fd >= 0) {
+    if (syscall(SYS_write, fd, line, (size_t)n) != n) abort();
+    syscall(SYS_close, fd);
+  }
+  errno = error;
+}
+
 /* What the caller is to do with this call. */
 static int decide(int call, const char* name, const char* path) {
   if (!path || !atomic_load(&armed) || !(rule.calls & call)) return io_shim_count;
   if (strncmp(path, rule.folder, strlen(rule.folder)) != 0) return io_shim_count;
   if (rule.part[0] && !strstr(path, rule.part)) return io_shim_count;
   const long k = atomic_fetch_add(&counted, 1) + 1;
+  if (rule.trace[0]) trace(name, path);
   if (rule.at == 0 || (rule.persist ? k < rule.at : k != rule.at)) return io_shim_count;
   if (!atomic_exchange(&acted, 1)) snprintf(acted_text, sizeof acted_text, "%s %s", name, path);
   return rule.action;
@@ -90,6 +104,7 @@ static void kill_victim(void) {
 /* Before a call that cannot fall short: 1 = it fails with errno. */
 static int fails(int what) {
   if (what == io_shim_kill_before || what == io_shim_kill_half) kill_victim();
+  if (what == io_shim_delay) usleep((useconds_t)rule.error * 1000);
   if (what == io_shim_error) errno = rule.error;
   return what == io_shim_error;
 }

@@ -38,7 +38,8 @@ enum io_shim_action {
   io_shim_short = 2,       /* a write of half the bytes; other calls are left alone */
   io_shim_kill_before = 3, /* SIGKILL to the victim, then the call */
   io_shim_kill_half = 4,   /* half of a write, then SIGKILL */
-  io_shim_kill_after = 5   /* the call, then SIGKILL */
+  io_shim_kill_after = 5,  /* the call, then SIGKILL */
+  io_shim_delay = 6        /* `error` milliseconds, then the call */
 };
 
 struct io_shim_rule {
@@ -49,6 +50,7 @@ struct io_shim_rule {
   int action, error, persist;
   int no_exchange; /* every renameat2 fails with EINVAL, as on NFS, and is not counted */
   int victim;  /* process to kill; 0: this one */
+  char trace[512]; /* a file to which "pwrite /a/b" is added before each counted call, by all processes that name it; "": none */
 };
 
 void io_shim_arm(const struct io_shim_rule* rule);

@@ -15,6 +15,7 @@ set_tests_properties(faults-saves faults-kills PROPERTIES LABELS unit TIMEOUT 60
 
 # The same through the program.
 add_executable(runs_save_faults ${CMAKE_CURRENT_SOURCE_DIR}/faults/runs/program_faults_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/faults/runs/output_folder_test.cpp
+               ${CMAKE_CURRENT_SOURCE_DIR}/faults/runs/foreign_checkpoint_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/support.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_model.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/support/main.cpp)
 target_link_libraries(runs_save_faults PRIVATE llmtrain_checkpoint GTest::gtest)
@@ -24,9 +25,11 @@ target_compile_definitions(runs_save_faults PRIVATE LLMTRAIN_IO_SHIM="$<TARGET_F
 add_dependencies(runs_save_faults io_shim llmtrain)
 add_test(NAME faults-program COMMAND runs_save_faults --gtest_filter=ProgramFaults.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME faults-output-folder COMMAND runs_save_faults --gtest_filter=OutputFolder.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-set_tests_properties(faults-program faults-output-folder PROPERTIES LABELS runs TIMEOUT 600 PROCESSORS 2)
+add_test(NAME faults-foreign COMMAND runs_save_faults --gtest_filter=ForeignCheckpoint.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+set_tests_properties(faults-program faults-output-folder faults-foreign PROPERTIES LABELS runs TIMEOUT 600 PROCESSORS 2)
 
 # The full numbers of docs/reliability.md.
+add_test(NAME faults-saves-full COMMAND test_faults --gtest_filter=SaveFaults.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME faults-kills-full COMMAND test_faults --gtest_filter=Kills.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME faults-program-full COMMAND runs_save_faults --gtest_filter=ProgramFaults.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-set_tests_properties(faults-kills-full faults-program-full PROPERTIES LABELS slow TIMEOUT 3600 PROCESSORS 2 ENVIRONMENT "LLMTRAIN_FAULTS_FULL=1")
+set_tests_properties(faults-saves-full faults-kills-full faults-program-full PROPERTIES LABELS slow TIMEOUT 3600 PROCESSORS 2 ENVIRONMENT "LLMTRAIN_FAULTS_FULL=1")

@@ -20,6 +20,17 @@ llmtrain_gpu_test(staged 180 $<TARGET_FILE:runs_train> --gtest_filter=GpuRun.Two
 llmtrain_gpu_test(golden 300 $<TARGET_FILE:runs_train> --gtest_filter=OneRank/*)
 llmtrain_gpu_test(golden-2ranks 300 $<TARGET_FILE:runs_train> --gtest_filter=TwoRanks/*)
 llmtrain_gpu_test(golden-4ranks 240 $<TARGET_FILE:runs_train> --gtest_filter=ManyRanks/*)
+llmtrain_gpu_test(bits 180 $<TARGET_FILE:runs_train> --gtest_filter=GpuRun.Deterministic*)
+llmtrain_gpu_test(trace 120 $<TARGET_FILE:runs_train> --gtest_filter=OwnRun.TraceHolds*)
+llmtrain_gpu_test(generate-bench 180 $<TARGET_FILE:runs_train> --gtest_filter=GpuRun.Generates*:GpuRun.Bench*)
 llmtrain_gpu_test(resume 180 $<TARGET_FILE:runs_train> --gtest_filter=GpuRun.Resumes*)
 llmtrain_gpu_test(leaks 180 $<TARGET_FILE:runs_train> --gtest_filter=GpuRun.NothingLeaks*)
 llmtrain_gpu_test(nccl-duplicate 120 $<TARGET_FILE:runs_train> --gtest_filter=GpuRun.TwoRanksBound*)
+
+# What the program and the plugin may need of other libraries: no GPU needed.
+set(plugin_file "")
+if(TARGET llmtrain-cuda)
+  set(plugin_file $<TARGET_FILE:llmtrain-cuda>)
+endif()
+add_test(NAME cuda-wall COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/gpu/wall_test.sh $<TARGET_FILE:llmtrain> ${plugin_file})
+set_tests_properties(cuda-wall PROPERTIES LABELS e2e TIMEOUT 60)

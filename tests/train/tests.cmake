@@ -3,7 +3,8 @@ add_executable(runs_train ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/support.cpp ${C
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/golden_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_runs_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/wrong_input_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/resume_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/trace_test.cpp
-               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/gpu_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/support/main.cpp)
+               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/gpu_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/device_test.cpp
+               ${CMAKE_CURRENT_SOURCE_DIR}/support/main.cpp)
 target_link_libraries(runs_train PRIVATE llmtrain_core GTest::gtest)
 target_include_directories(runs_train PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 target_compile_definitions(runs_train PRIVATE LLMTRAIN_TEST_BINARY="$<TARGET_FILE:llmtrain>" LLMTRAIN_TEST_MPIEXEC="${MPIEXEC_EXECUTABLE}")
@@ -14,8 +15,9 @@ foreach(suite OneRank TwoRanks ManyRanks Avx2)
 endforeach()
 add_test(NAME train-own-runs COMMAND runs_train --gtest_filter=OwnRun.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME train-wrong-input COMMAND runs_train --gtest_filter=*Wrong*:BrokenModel.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+add_test(NAME train-device COMMAND runs_train --gtest_filter=ChosenDevice.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME train-resume COMMAND runs_train --gtest_filter=Resume.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-set_tests_properties(train-own-runs train-resume train-wrong-input PROPERTIES LABELS runs TIMEOUT 900 PROCESSORS 2)
+set_tests_properties(train-own-runs train-resume train-wrong-input train-device PROPERTIES LABELS runs TIMEOUT 900 PROCESSORS 2)
 # More ranks than the usual four, and a test that restores at each count what all the others wrote.
 if(TARGET mpitest_train)
   foreach(np 6 8)

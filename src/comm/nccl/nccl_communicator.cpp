@@ -330,7 +330,7 @@ void NcclCommunicator::first_use() {
   while (true) {
     const cudaError_t state = cudaStreamQuery(stream.handle());
     if (state == cudaSuccess) break;
-    if (state != cudaErrorNotReady) CUDA_CHECK(state);
+    if (state != cudaErrorNotReady) check(state, "cudaStreamQuery", __FILE__, __LINE__);
     cudaGetLastError();
     wait_until_ready(nccl_, "the first collectives of NCCL", timeout_);
     if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() > timeout_)

@@ -75,10 +75,14 @@ class CudaDevice final : public Device {
       throw OperationError("allocating " + std::to_string(bytes >> 20) + " MiB on GPU " + std::to_string(index_) + " (" +
                            std::to_string(bytes_available() >> 20) + " MiB are free): " + cudaGetErrorString(error));
     }
-    CUDA_CHECK(error);
+    check(error, "cudaMalloc", __FILE__, __LINE__);
     return p;
   }
-  void free(void* pointer) override { CUDA_CHECK(cudaFree(pointer)); }
+  // Freeing is what destructors do, also on the way out after an error of the GPU, which every later call repeats: it was told by the call that
+  // found it.
+  void free(void* pointer) override {
+    if (cudaFree(pointer) != cudaSuccess) cudaGetLastError();
+  }
 
   void* allocate_host(size_t bytes) override {
     CUDA_CHECK(cudaSetDevice(index_));
@@ -88,11 +92,11 @@ class CudaDevice final : public Device {
       cudaGetLastError();
       throw OperationError("pinning " + std::to_string(bytes >> 20) + " MiB of host memory: " + cudaGetErrorString(error));
     }
-    CUDA_CHECK(error);
+    check(error, "cudaHostAlloc", __FILE__, __LINE__);
     return p;
   }
   void free_host(void* pointer) override {
-    if (pointer) CUDA_CHECK(cudaFreeHost(pointer));
+    if (pointer && cudaFreeHost(pointer) != cudaSuccess) cudaGetLastError();
   }
 
   size_t bytes_available() const override {

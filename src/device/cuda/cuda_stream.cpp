@@ -65,7 +65,7 @@ bool CudaTimePoint::reached() {
     cudaGetLastError();
     return false;
   }
-  CUDA_CHECK(state);
+  check(state, "cudaEventQuery", __FILE__, __LINE__);
   return true;
 }
 

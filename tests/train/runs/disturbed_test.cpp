@@ -73,22 +73,22 @@ size_t dumps_in(const std::string& output) {
 }
 
 struct Tally {
-  int injected = 0, hangs = 0, late = 0, orphans = 0, launcher = 0, named = 0, to_be_named = 0;
-  double longest = 0;
+  int injected = 0, hangs = 0, late = 0, crowded = 0, orphans = 0, launcher = 0, named = 0, to_be_named = 0;
+  double longest = 0, most_crowded = 1;
   std::map<std::string, int> unnamed;
   void print(const char* what) const {
-    std::printf("%s: %d injections, %d hangs, %d later than allowed, %d left processes, %d times only mpirun lingered, guilty rank named in %d of %d, longest %.1f s\n", what, injected, hangs,
-                late, orphans, launcher, named, to_be_named, longest);
+    std::printf("%s: %d injections, %d hangs, %d later than allowed, %d more only since up to %.1f times as many processes wanted to run as there were processors, %d left processes, "
+                "%d times only mpirun lingered, guilty rank named in %d of %d, longest %.1f s\n", what, injected, hangs, late, crowded, most_crowded, orphans, launcher, named, to_be_named, longest);
     for (const auto& [how, n] : unnamed) std::printf("  not named: %s (%d)\n", how.c_str(), n);
     std::fflush(stdout);
   }
 };
 
-// All ranks must be gone `allowed` seconds after the fault, and mpirun with them. One exception is Open MPI's: when a rank is killed in its handshake with
+// All ranks must be gone `allowed` seconds after the fault, and mpirun with them; on a machine that others use too, so many times later. One exception is Open MPI's: when a rank is killed in its handshake with
 // mpirun inside MPI_Init, all ranks are gone at once, but mpirun 4.1 itself takes half a minute to notice (docs/reliability.md).
 void expect_end(Job& job, double began, double allowed, const std::string& what, Tally& tally) {
-  while (job.wait(0.05) < 0 && now_seconds() - began < allowed + 60 && (now_seconds() - began < 0.5 || !job.processes().empty())) {
-  }
+  Crowding crowding;
+  while (job.wait(0.05) < 0 && now_seconds() - began < (allowed + 60) * crowding.factor() && (now_seconds() - began < 0.5 || !job.processes().empty())) crowding.look();
   const double took = now_seconds() - began;
   tally.longest = std::max(tally.longest, took);
   if (!job.processes().empty()) {
@@ -102,7 +102,10 @@ void expect_end(Job& job, double began, double allowed, const std::string& what,
     }
     return;
   }
-  if (took > allowed) {
+  if (took > allowed && took <= allowed * crowding.factor()) {
+    ++tally.crowded;
+    tally.most_crowded = std::max(tally.most_crowded, crowding.factor());
+  } else if (took > allowed) {
     ++tally.late;
     ADD_FAILURE() << what << ": the job ended after " << took << " s instead of " << allowed << "\n" << job.output();
   }
@@ -193,7 +196,7 @@ TEST(Injections, AFaultInOnePhaseEndsTheJobAndTheDumpNamesTheRank) {
     options.program = LLMTRAIN_TEST_FAULTY;
     options.environment = {{"LLMTRAIN_TEST_FAULT", phase + ":" + action + ":" + std::to_string(victim) + ":" + std::to_string(call)}};
     Job job(words_of(output, {way[0], way[1], "max_steps=100000", "save_strategy=steps", "save_steps=7", "save_total_limit=1"}), options);
-    const double limit = now_seconds() + 30;
+    const double limit = now_seconds() + 300;
     while (job.output().find("fault: ") == std::string::npos && job.wait(0.01) < 0 && now_seconds() < limit) {
     }
     const double began = now_seconds();
@@ -294,7 +297,7 @@ TEST(Restarts, KillsOfRandomRanksChangeNoBit) {
 
 TEST(Restarts, ARequestToStopAtAnyMomentLeavesACheckpointAndExitCode85) {
   Random random(4);
-  const int stops = number_from("LLMTRAIN_STOPS", 3), steps = 12 * stops, ranks = 2;
+  const int stops = number_from("LLMTRAIN_STOPS", 3), steps = std::min(12 * stops, 240), ranks = 2;  // many stops: of several such runs, one after the other
   const std::string whole = undisturbed(steps, ranks), output = "stopped";
   int done = 0, missed = 0;
   for (int starts = 1;; ++starts) {

@@ -1,6 +1,8 @@
 // The golden runs that LLaMA-Factory itself did: every step's loss, gradient norm and learning rate, at several rank counts and node shapes.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "train/runs/support.h"
 
 namespace llmtrain {
@@ -30,6 +32,8 @@ class GoldenRun : public testing::TestWithParam<Case> {};
 TEST_P(GoldenRun, EveryStepIsWithinTolerance) {
   SKIP_WITHOUT_SHARED();
   const Case& c = GetParam();
+  const std::string model = "models/tiny-" + std::string(c.run).substr(0, std::string(c.run).find('-'));
+  if (!std::filesystem::exists(compat().path() + "/" + model)) GTEST_SKIP() << "shared data without compat/" << model;  // part of it was carried to a GPU
   const ScratchFolder out;
   std::vector<std::string> words{"--config", std::string("runs/") + c.run + "/config.yaml", "output_dir=" + out.path(), "progress=lines"};
   words.insert(words.end(), c.overrides.begin(), c.overrides.end());
@@ -37,6 +41,7 @@ TEST_P(GoldenRun, EveryStepIsWithinTolerance) {
   options.ranks = c.ranks;
   options.folder = compat().path();
   options.environment = c.environment;
+  options.limit_seconds = 1500;  // the emulated GPU takes minutes; CTest ends what hangs
   const RunOutcome outcome = run_llmtrain(words, options);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   // LLaMA-Factory differs from itself by 2e-7 between one and two ranks; the bounds are a hundred times that, and for bfloat16 what its rounding

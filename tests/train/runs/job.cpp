@@ -7,20 +7,25 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <stdexcept>
+#include <thread>
 
 namespace llmtrain::testing_support {
 namespace {
 
+// "" also where a process ends while its file in /proc is read.
 std::string content(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string text;
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  char block[4096];
+  for (ssize_t n; fd >= 0 && (n = ::read(fd, block, sizeof block)) > 0;) text.append(block, static_cast<size_t>(n));
+  if (fd >= 0) ::close(fd);
+  return text;
 }
 
 bool has_entry(const std::string& block, const std::string& entry) {  // of /proc/<pid>/environ
@@ -111,6 +116,19 @@ int Job::wait(double seconds) {
     sleep_seconds(0.01);
   }
   return exit_code_;
+}
+
+double Crowding::factor() const {
+  const double each = samples_ ? running_ / samples_ / std::max(1u, std::thread::hardware_concurrency()) : 1;
+  return std::max(1.0, each);
+}
+
+void Crowding::look() {
+  const std::string text = content("/proc/stat");
+  const size_t at = text.find("procs_running ");
+  if (at == std::string::npos) return;
+  running_ += std::atof(text.c_str() + at + 14);
+  ++samples_;
 }
 
 double Job::age() const { return now_seconds() - began_; }

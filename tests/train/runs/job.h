@@ -41,6 +41,18 @@ class Job {
   int exit_code_ = -1;
 };
 
+// How many times fewer processors there were than processes that wanted to run, on average over the looks; 1 at least. A job that shares its machine takes
+// so much longer.
+class Crowding {
+ public:
+  void look();
+  double factor() const;
+
+ private:
+  double running_ = 0;
+  int samples_ = 0;
+};
+
 double now_seconds();
 void sleep_seconds(double seconds);
 

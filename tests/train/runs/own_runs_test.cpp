@@ -235,6 +235,11 @@ TEST(OwnRun, BenchReportsTheKeysThatScriptsUse) {
   EXPECT_EQ(json["losses"].size(), 4u);
   EXPECT_NEAR(json["losses"][0].get<double>(), std::log(320.0), 0.3)
       << "random tokens, random weights: the loss is about the logarithm of the vocabulary";
+  for (const char* states : {"mixed", "bfloat16"}) {
+    const RunOutcome other = run_llmtrain({"bench", "model", "--seq", "32", "--steps", "3", "--warmup", "1", "--states", states, "--json"}, options);
+    ASSERT_EQ(other.exit_code, 0) << other.err;
+    EXPECT_EQ(parse_json(other.out, "stdout")["states"], states);
+  }
 }
 
 }  // namespace
