@@ -31,7 +31,7 @@ wait_until 30 has_steps $((before + 8)) || fail "no steps after the first restar
 disturb STOP 0
 grep -q 'the laggard: rank 0' "llmtrain-$job.out" || fail "the stopped rank is not named"
 start_now "$job"
-wait_for_end "$job" 60
+wait_for_end "$job" 180
 [ "$(job_field "$job" Restarts)" -eq 2 ] || fail "it was requeued $(job_field "$job" Restarts) times"
 [ "$(grep -c 'resuming from slurm-run/checkpoint-' "llmtrain-$job.out")" -eq 2 ] || fail "it did not resume twice"
 wait "$plain" || fail "$(cat undisturbed.log)"

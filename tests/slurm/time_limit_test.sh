@@ -18,7 +18,7 @@ saved=${saved#checkpoint-}
 [[ "$saved" =~ ^[0-9]+$ ]] || fail "not one checkpoint: $saved"
 (cat common.yaml && echo "max_steps: $((saved + 100))") >train.yaml
 start_now "$job"
-wait_for_end "$job" 60
+wait_for_end "$job" 180
 undisturbed output_dir=plain
 [ "$(job_field "$job" Restarts)" -eq 1 ] || fail "it was requeued $(job_field "$job" Restarts) times"
 grep -q 'start 2, nodes' "$log" || fail "the log of the second start is not appended"
