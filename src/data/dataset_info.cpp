@@ -14,6 +14,7 @@ namespace llmtrain {
 namespace {
 
 constexpr size_t kInfoLimit = size_t{16} << 20;
+constexpr uint64_t kMostRows = uint64_t{1} << 32;  // that num_samples may ask for: rows are repeated to reach it
 
 // A member of an entry, with its place for messages.
 class EntryReader {
@@ -26,7 +27,9 @@ class EntryReader {
   std::optional<std::string> text(const char* key) const {
     if (!has(key) || object_[key].is_null()) return std::nullopt;
     if (!object_[key].is_string()) throw InputError(place_, std::string("\"") + key + "\" is not a string");
-    return object_[key].get<std::string>();
+    std::string value = object_[key].get<std::string>();
+    if (value.find('\0') != std::string::npos) throw InputError(place_, std::string("\"") + key + "\" holds a NUL character");
+    return value;
   }
   bool flag(const char* key) const {
     if (!has(key) || object_[key].is_null()) return false;
@@ -37,6 +40,8 @@ class EntryReader {
     if (!has(key) || object_[key].is_null()) return std::nullopt;
     if (!object_[key].is_number_unsigned() || object_[key].get<uint64_t>() == 0)
       throw InputError(place_, std::string("\"") + key + "\" is not a positive number");
+    if (object_[key].get<uint64_t>() > kMostRows)
+      throw InputError(place_, std::string("\"") + key + "\" is more than " + std::to_string(kMostRows) + " rows");
     return object_[key].get<uint64_t>();
   }
   EntryReader inner(const char* key) const { return EntryReader(object_[key], place_ + ", \"" + key + "\""); }
@@ -128,8 +133,12 @@ std::string joined(const std::string& folder, const std::string& path) {
 
 void find_files(const std::string& path, const EntryReader& entry, DatasetEntry& d) {
   if (!is_directory(path)) {
-    if (!is_regular_file(path))
-      throw InputError(path, std::filesystem::exists(path) ? "is not a regular file" : "no such file", "It is named by " + entry.place() + ".");
+    if (!is_regular_file(path)) {
+      std::error_code error;  // a link to itself, a name that is too long
+      const bool there = std::filesystem::exists(path, error);
+      throw InputError(path, there ? "is not a regular file" : error ? "cannot be read: " + error.message() : "no such file",
+                       "It is named by " + entry.place() + ".");
+    }
     d.files = {path};
   } else {
     std::error_code error;

@@ -24,7 +24,7 @@ namespace llmtrain {
 namespace {
 
 constexpr uint64_t kSplitStream = 0x73706c6974;
-constexpr uint32_t kIdsVersion = 1;  // raise when the same input gives other ids
+constexpr uint32_t kIdsVersion = 2;  // raise when the same input gives other ids
 
 std::string hex(uint64_t v) {
   char buffer[20];

@@ -151,7 +151,8 @@ std::vector<std::string> report_lines(const StoreReport& r) {
                       std::to_string(d.truncated.row) + ")");
     }
   }
-  lines.push_back(r.name + ": " + rows_text(r.rows, "training ") + ", " + tokens_text(r.tokens) + ", " + grouped(r.trained_tokens) + " with loss" +
+  const char* use = r.name == "train" ? "training " : "evaluation ";
+  lines.push_back(r.name + ": " + rows_text(r.rows, use) + ", " + tokens_text(r.tokens) + ", " + grouped(r.trained_tokens) + " with loss" +
                   (r.padding > 0 ? ", " + grouped(r.padding) + " of padding left out" : ""));
   return lines;
 }

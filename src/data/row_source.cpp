@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <unordered_set>
+#include <utility>
 
 #include "core/error.h"
 
@@ -31,6 +32,33 @@ bool is_csv_null(std::string_view s) {
                                                 "1.#QNAN", "<NA>", "N/A",   "NA",   "NULL",    "NaN",      "None", "n/a",  "nan", "null"};
   return std::find(std::begin(kNulls), std::end(kNulls), s) != std::end(kNulls);
 }
+
+// Where a reader stands in a CSV record, by the rules of pandas: a quote opens a quoted part only as the first character of a cell; elsewhere in an
+// unquoted cell it is text ('5" pipe'), and what follows a closing quote belongs to the cell as it stands.
+class CsvScanner {
+ public:
+  enum class Meaning { text, quote, delimiter, end };
+  bool quoted() const { return state_ == State::quoted; }
+  Meaning step(char c) {
+    if (quoted()) {
+      if (c != '"') return Meaning::text;
+      state_ = State::closed;
+      return Meaning::quote;
+    }
+    const State before = std::exchange(state_, State::unquoted);
+    if (c == '"' && before != State::unquoted) {  // at the start of a cell it opens; right behind a closing quote it is the second of a pair
+      state_ = State::quoted;
+      return before == State::start ? Meaning::quote : Meaning::text;
+    }
+    if (c == '\n' || c == '\r') return Meaning::end;
+    if (c != ',') return Meaning::text;
+    state_ = State::start;
+    return Meaning::delimiter;
+  }
+
+ private:
+  enum class State { start, unquoted, quoted, closed } state_ = State::start;
+};
 
 bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 
@@ -309,58 +337,56 @@ bool RowSplitter::next_line(std::string_view& row) {
   return true;
 }
 
-// A record ends at a newline outside quotes; blank lines are skipped, as pandas skips them.
+// A record ends at a newline outside quotes; blank lines, of nothing but spaces and tabs too, are skipped, as pandas skips them.
 bool RowSplitter::next_csv(std::string_view& row) {
-  while (available() && (buffer_[position_] == '\n' || buffer_[position_] == '\r')) keep_ = ++position_;
-  if (!available()) return false;
-  keep_ = position_;
-  row_begin_ = offset_ + position_;
-  bool quoted = false;
-  size_t at = 0;
-  while (true) {
-    if (keep_ + at >= end_) {
-      position_ = end_;
-      if (!fill()) {
-        if (quoted) fail("a quote is never closed");
-        break;
+  while (available()) {
+    keep_ = position_;
+    row_begin_ = offset_ + position_;
+    CsvScanner scanner;
+    bool blank = true;
+    size_t at = 0;
+    while (true) {
+      if (keep_ + at >= end_) {
+        position_ = end_;
+        if (!fill()) {
+          if (scanner.quoted()) fail("a quote is never closed");
+          break;
+        }
       }
+      const char c = buffer_[keep_ + at];
+      if (scanner.step(c) == CsvScanner::Meaning::end) break;
+      blank = blank && (c == ' ' || c == '\t');
+      ++at;
     }
-    const char c = buffer_[keep_ + at];
-    if (c == '"') quoted = !quoted;
-    if (!quoted && (c == '\n' || c == '\r')) break;
-    ++at;
+    row = std::string_view(buffer_ + keep_, at);
+    const bool ended = keep_ + at < end_;  // at a newline, which goes with a blank line
+    position_ = keep_ = keep_ + at + (blank && ended);
+    if (!blank) return true;
   }
-  row = std::string_view(buffer_ + keep_, at);
-  position_ = keep_ = keep_ + at;
-  return true;
+  return false;
 }
 
 namespace {
 
-// Cells of a CSV record (RFC 4180: quotes double inside quotes). `storage` must not be reallocated while cells are used: it is reserved first.
+// Cells of a CSV record. `storage` must not be reallocated while cells are used: it is reserved first.
 std::vector<std::pair<bool, std::string_view>> csv_cells(std::string_view record, std::string& storage) {
   std::vector<std::pair<bool, std::string_view>> cells;
   storage.clear();
   storage.reserve(record.size());
-  size_t at = 0;
-  while (true) {
-    const size_t begin = storage.size();
-    bool quoted = false;
-    for (; at < record.size() && (quoted || record[at] != ','); ++at) {
-      if (record[at] != '"') {
-        storage += record[at];
-      } else if (quoted && at + 1 < record.size() && record[at + 1] == '"') {
-        storage += '"';
-        ++at;
-      } else {
-        quoted = !quoted;
-      }
-    }
+  CsvScanner scanner;
+  size_t begin = 0;
+  const auto close = [&] {
     const std::string_view cell(storage.data() + begin, storage.size() - begin);
     cells.emplace_back(is_csv_null(cell), cell);
-    if (at >= record.size()) return cells;
-    ++at;
+    begin = storage.size();
+  };
+  for (const char c : record) {
+    const CsvScanner::Meaning meaning = scanner.step(c);
+    if (meaning == CsvScanner::Meaning::text) storage += c;
+    if (meaning == CsvScanner::Meaning::delimiter) close();
   }
+  close();
+  return cells;
 }
 
 }  // namespace

@@ -85,7 +85,7 @@ void split_at_added_tokens(const StringMatcher& matcher, const std::vector<Added
       stop = space_end;
     }
     if (done < start) on_text(done, start);
-    on_token(index);
+    if (start < stop) on_token(index);  // a token of white space may lie wholly inside the space that the one before it took
     done = stop;
   }
   if (done != text.size()) on_text(done, text.size());

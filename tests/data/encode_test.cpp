@@ -17,6 +17,8 @@ TEST(Truncation, FollowsTheRuleInDoubleAndInItsOrder) {
   EXPECT_EQ(kept_lengths(10, 200, 100), (Kept{10, 90}));
   EXPECT_EQ(kept_lengths(200, 200, 100), (Kept{50, 50}));
   EXPECT_EQ(kept_lengths(200, 10, 100), (Kept{90, 10}));
+  EXPECT_EQ(kept_lengths(20, 5, 10), (Kept{8, 2}));   // 2t = c is not 2t < c: int(10 * 5 / 25)
+  EXPECT_EQ(kept_lengths(5, 20, 10), (Kept{2, 8}));   // 2s = c is not 2s < c: int(10 * 20 / 25)
   EXPECT_EQ(kept_lengths(0, 0, 0), (Kept{0, 0}));
   EXPECT_EQ(kept_lengths(5, 5, 1), (Kept{1, 0}));
 }

@@ -403,6 +403,11 @@ TEST_F(Prepare, WrongDatasetInfoIsRefusedByName) {
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "columns": {"response": "output"}}})"), "\"columns\" without \"prompt\"");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "split": "test"}})"), "split");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "num_samples": -1}})"), "num_samples");
+  EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "num_samples": 10000000000000000000}})"), "\"num_samples\" is more than 4294967296 rows");
+  EXPECT_SAYS(with(R"({"d": {"file_name": "d.json\u0000l"}})"), "\"file_name\" holds a NUL character");
+  EXPECT_SAYS(with(R"({"d": {"file_name": ")" + std::string(5000, 'a') + R"(.json"}})"), "cannot be read: File name too long");
+  std::filesystem::create_symlink("loop.json", scratch / "data/loop.json");
+  EXPECT_SAYS(with(R"({"d": {"file_name": "loop.json"}})"), "cannot be read: Too many levels of symbolic links");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl"}, "d": {}})"), "stands twice");
   EXPECT_SAYS(with(R"({"d": {"file_name": "d.jsonl", "columns": {"prompt": "question", "response": "output"}}})"),
               "no row has the column \"question\"");

@@ -70,6 +70,13 @@ TEST_F(Rows, CsvQuotesAndMissingCells) {
   EXPECT_SAYS(refused("e.csv", wide + "c7\n"), "names the column \"c7\" twice");
 }
 
+// Expected values: pandas.read_csv, which Hugging Face datasets reads CSV with.
+TEST_F(Rows, CsvQuotesInsideACellAreText) {
+  EXPECT_EQ(texts("a.csv", "text,n\n5\" pipe,1\nsay \"hi\" now,2\n x \"q\",3\n\"abc\"def,4\n\"x\"\"y\"z\"w,5\n\"\"\"\",6\n"),
+            (List{"5\" pipe", "say \"hi\" now", " x \"q\"", "abcdef", "x\"yz\"w", "\""}));
+  EXPECT_EQ(texts("b.csv", "text\n  \t\n\na\n \r\n\" \"\nb\n  "), (List{"a", " ", "b"}));  // lines of blanks are no rows, a quoted blank is
+}
+
 TEST_F(Rows, BrokenRowsNameFileAndRow) {
   const std::string good = R"({"text":"a"})";
   EXPECT_SAYS(refused("a.json", "[" + good + "," + good + ",{\"text\":tru}]"), "a.json: row 3: broken JSON");

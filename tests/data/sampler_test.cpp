@@ -105,6 +105,17 @@ TEST(Mix, ConcatAndInterleaveAsDatasetsDoes) {
   EXPECT_EQ(order_of(MixPlan({3}, MixStrategy::interleave_over, {}, 1)), "a0 a1 a2 ");
 }
 
+// About 1000 draws at 0.1, 0.2, 0.7: shares within 5 standard deviations, 5 * sqrt(p (1 - p) / n) < 0.075 (< 0.05 for 0.1).
+TEST(Mix, EachDatasetHasItsOwnProbability) {
+  const MixPlan plan({100000, 100000, 700}, MixStrategy::interleave_under, {0.1, 0.2, 0.7}, 42);
+  std::vector<double> count(3, 0);
+  for (uint64_t i = 0; i < plan.size(); ++i) ++count[plan.at(i).dataset];
+  const double n = static_cast<double>(plan.size());
+  EXPECT_EQ(count[2], 700);
+  EXPECT_NEAR(count[0] / n, 0.1, 0.05);
+  EXPECT_NEAR(count[1] / n, 0.2, 0.075);
+}
+
 TEST(Mix, ProbabilitiesStopAtTheFirstOrLastExhausted) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     const MixPlan under({5, 8}, MixStrategy::interleave_under, {0.5, 0.5}, seed), over({5, 8}, MixStrategy::interleave_over, {0.3, 0.7}, seed);

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "data/bpe_model.h"
+#include "data/tokenizer_added.h"
 #include "data/tokenizer_split.h"
 #include "data/unicode.h"
 
@@ -83,6 +84,25 @@ std::vector<std::string> words(const SplitPattern& pattern, std::string_view tex
     at = end;
   }
   return out;
+}
+
+// Expected values: Hugging Face tokenizers 0.23.3, which drops the empty pieces that such a match leaves.
+TEST(AddedTokens, WhiteSpaceThatThePreviousTokenTookIsNoTokenAgain) {
+  const auto cut = [](std::string_view text, bool lstrip) {
+    AddedToken newline;
+    newline.content = "\n";
+    newline.rstrip = true;
+    newline.lstrip = lstrip;
+    StringMatcher matcher;
+    matcher.add("\n", 0);
+    std::string pieces;
+    split_at_added_tokens(matcher, {newline}, UnicodeClasses::get(), text, [&](int32_t) { pieces += "[N]"; },
+                          [&](size_t begin, size_t end) { pieces += text.substr(begin, end - begin); });
+    return pieces;
+  };
+  EXPECT_EQ(cut("a\n \n\nb", true), "a[N]b");
+  EXPECT_EQ(cut("a \n  b\n", true), "a[N]b[N]");
+  EXPECT_EQ(cut("a\n\n\nb", false), "a[N][N][N]b");
 }
 
 TEST(WordScanner, SplitsAsTheRegularExpressionsSay) {
