@@ -79,14 +79,16 @@ int command_train(const std::vector<std::string>& args, App& app) {
   RanksOptions options;
   if (!fault) options.patience_seconds = std::max(kLeastPatienceSeconds, checked.config.hang_timeout);
   options.prepare = [&](MpiRuntime& mpi, RankGroup& group) {
-    if (fault || group.size() == 1) return;
+    run_on_all_or_fail(group, [&] {  // before anything collective that a rank with a fault would not take part in
+      if (fault) std::rethrow_exception(fault);
+    });
+    if (group.size() == 1) return;
     watchdog.emplace(WatchdogOptions{checked.config.hang_timeout, checked.config.output_dir + "/dumps", mpi.host()}, group, flight_recorder_of(group));
   };
   const auto work = [&](MpiRuntime& mpi, RankGroup& group) {
     const Reset reset{watchdog};  // before the group goes
     RunRequest request;
     run_on_all_or_fail(group, [&] {
-      if (fault) std::rethrow_exception(fault);
       if (checked.deepspeed) resolve_batch(checked.config, *checked.deepspeed, group.size());
       request.config = std::move(checked.config);
       request.notes = std::move(checked.notes);

@@ -16,6 +16,7 @@
 #include "train/model_setup.h"
 #include "train/output_dir.h"
 #include "train/run_checkpoints.h"
+#include "train/same_model.h"
 #include "train/stop_request.h"
 #include "train/trace.h"
 #include "train/trainer.h"
@@ -117,6 +118,7 @@ void Run::set_up_model() {
     model_ = open_model_for_training(config_);
     trained_tensors(config_, model_.config);  // its faults belong here, before the data
   });
+  check_same_model(group_, model_);
   for (const std::string& note : request_.notes) log_.info(note);
   for (const std::string& note : model_.notes) log_.info(note);
   phases_.done("model");

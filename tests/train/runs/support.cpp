@@ -61,6 +61,7 @@ RunOutcome run_llmtrain(const std::vector<std::string>& words, const RunOptions&
   for (const auto& [name, value] : environment) command += " " + name + "=" + quoted(value);
   command += " timeout -k 5 " + std::to_string(options.limit_seconds);
   if (options.ranks > 0) command += " " + quoted(chosen("LLMTRAIN_TEST_MPIEXEC", LLMTRAIN_TEST_MPIEXEC)) + " --oversubscribe -np " + std::to_string(options.ranks);
+  if (!options.wrapper.empty()) command += " sh " + quoted(options.wrapper);
   command += " " + quoted(fs::absolute(chosen("LLMTRAIN_TEST_BINARY", LLMTRAIN_TEST_BINARY)).string());
   for (const std::string& word : words) command += " " + quoted(word);
   for (const std::string& word : device_words(words, options.ranks)) command += " " + quoted(word);

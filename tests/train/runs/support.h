@@ -20,6 +20,7 @@ struct RunOptions {
   std::string folder;                     // working directory
   std::map<std::string, std::string> environment;
   std::string input;                      // stdin
+  std::string wrapper;                    // a shell script that starts the program on each rank: its arguments are the command
   double limit_seconds = 240;
 };
 

@@ -132,6 +132,64 @@ TEST(WrongFiles, DeepSpeedBatchThatDoesNotComeOut) {
   expect_refused(own().train(out / "o", 2, {"deepspeed=ds.json"}), "7");
 }
 
+// A node that sees other files under the same names: rank 1 works in a folder of its own.
+class OneRankElsewhere : public testing::Test {
+ protected:
+  OneRankElsewhere() : other_(own().path() + "/other-node") {
+    std::filesystem::remove_all(other_);
+    std::filesystem::create_directories(other_);
+    for (const char* name : {"model", "data", "train.yaml"})
+      std::filesystem::copy(own().path() + "/" + name, other_ + "/" + name, std::filesystem::copy_options::recursive);
+    own().write("elsewhere.sh", "if [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then cd other-node || exit 9; fi\nexec \"$@\"\n");
+    options_.ranks = 2;
+    options_.folder = own().path();
+    options_.wrapper = own().path() + "/elsewhere.sh";
+  }
+  RunOutcome train() const { return run_llmtrain({"--config", "train.yaml", "output_dir=" + (out_ / "o"), "max_steps=1"}, options_); }
+  void write(const std::string& name, const std::string& text) const { std::ofstream(other_ + "/" + name, std::ios::binary) << text; }
+
+  std::string other_;
+  RunOptions options_;
+  ScratchFolder out_;
+};
+
+TEST_F(OneRankElsewhere, TrainsWhereTheFilesAreTheSame) { EXPECT_EQ(train().exit_code, 0); }
+
+TEST_F(OneRankElsewhere, WithoutTheConfiguration) {
+  std::filesystem::remove(other_ + "/train.yaml");
+  expect_refused(train(), "train.yaml");
+}
+
+TEST_F(OneRankElsewhere, WithAFaultInTheConfiguration) {
+  write("train.yaml", "stage: sft\ncutof_len: 3\n");
+  expect_refused(train(), "cutof_len");
+}
+
+TEST_F(OneRankElsewhere, WithoutTheModel) {
+  std::filesystem::remove_all(other_ + "/model");
+  expect_refused(train(), "(rank 1 on ");
+}
+
+TEST_F(OneRankElsewhere, WithOtherWeights) {
+  const std::string file = other_ + "/model/model.safetensors";
+  std::string bytes = read_file(file);
+  bytes[bytes.size() - 1] = static_cast<char>(bytes[bytes.size() - 1] ^ 1);
+  const size_t middle = bytes.size() / 2;
+  for (size_t i = middle; i < bytes.size(); ++i) bytes[i] = static_cast<char>(bytes[i] ^ 1);
+  write("model/model.safetensors", bytes);
+  expect_refused(train(), "model.safetensors is not the one that rank 0 reads");
+}
+
+TEST_F(OneRankElsewhere, WithAnotherConfigJson) {
+  std::string text = read_file(other_ + "/model/config.json");
+  const size_t brace = text.find('{');
+  text.insert(brace + 1, "\"rope_theta\": 77777.0,");
+  const size_t again = text.find("\"rope_theta\"", brace + 30);
+  if (again != std::string::npos) text.erase(again, text.find(',', again) + 1 - again);
+  write("model/config.json", text);
+  expect_refused(train(), "config.json is not the one that rank 0 reads");
+}
+
 TEST(WrongCommands, OtherCommandsRefuseInTheSameWay) {
   RunOptions options;
   options.ranks = 2;
