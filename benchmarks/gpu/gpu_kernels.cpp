@@ -65,7 +65,12 @@ class Bench {
     stream_ = device_->make_stream("compute", false);
     std::printf("%s\n%s\n%-44s %10s %10s %8s %7s\n", device_->describe().c_str(), kernels_->describe().c_str(), "operation", "us", "rate", "", "share");
   }
-  ~Bench() { clear(); }
+  ~Bench() {
+    try {
+      clear();
+    } catch (const std::exception&) {  // a GPU that has failed says so again: what it said first is on its way out
+    }
+  }
 
   void clear() {
     stream_->synchronize();

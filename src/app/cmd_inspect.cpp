@@ -29,20 +29,39 @@ Json tensors_json(const Manifest& m) {
   return tensors;
 }
 
+// Names come from a file that anybody may have written: control characters (C0, DEL, and C1 in UTF-8) are shown, not sent to the terminal. `lines`: a message
+// of this program, which may have several.
+std::string printable(const std::string& text, bool lines = false) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]), next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+    const bool c1 = c == 0xc2 && next >= 0x80 && next < 0xa0;
+    if ((c >= 0x20 && c != 0x7f && !c1) || (lines && c == '\n')) {
+      out += text[i];
+      continue;
+    }
+    char code[8];
+    std::snprintf(code, sizeof code, "\\u%04x", c1 ? next : c);
+    out += code;
+    i += c1;
+  }
+  return out;
+}
+
 std::string text_report(const Manifest& m, const std::string& fault) {
   std::string s = "step " + std::to_string(m.step) + ", written by " + std::to_string(m.content.world) + (m.content.world == 1 ? " rank" : " ranks") +
-                  ", run " + m.run_id + "\n";
+                  ", run " + printable(m.run_id) + "\n";
   uint64_t bytes = 0;
   for (const ManifestFile& f : m.files) bytes += f.bytes;
   s += std::to_string(m.files.size()) + " files, " + std::to_string(bytes) + " bytes\n";
-  for (const ManifestFile& f : m.files) s += "  " + f.name + "  " + std::to_string(f.bytes) + " bytes  xxh3 " + f.digest + "\n";
+  for (const ManifestFile& f : m.files) s += "  " + printable(f.name) + "  " + std::to_string(f.bytes) + " bytes  xxh3 " + printable(f.digest) + "\n";
   for (const StoredUnit& u : m.content.units) {
-    s += u.name + ":";
-    for (const StoredArray& a : u.arrays) s += " " + a.name + " (" + name_of(a.dtype) + ")";
+    s += printable(u.name) + ":";
+    for (const StoredArray& a : u.arrays) s += " " + printable(a.name) + " (" + name_of(a.dtype) + ")";
     s += "\n";
-    for (const StoredTensor& t : u.tensors) s += "  " + t.name + " " + t.shape.text() + (t.trained ? "" : " frozen") + "\n";
+    for (const StoredTensor& t : u.tensors) s += "  " + printable(t.name) + " " + t.shape.text() + (t.trained ? "" : " frozen") + "\n";
   }
-  s += fault.empty() ? "every digest is right\n" : "DAMAGED: " + fault + "\n";
+  s += fault.empty() ? "every digest is right\n" : "DAMAGED: " + printable(fault, true) + "\n";
   return s;
 }
 
@@ -83,7 +102,7 @@ int command_inspect(const std::vector<std::string>& args, App& app) {
     if (line.has("json")) {
       app.print(dump_json({{"checkpoint", folder}, {"valid", false}, {"fault", e.what()}}) + "\n");
     } else {
-      app.print("DAMAGED: " + std::string(e.what()) + "\n");
+      app.print("DAMAGED: " + printable(e.what(), true) + "\n");
     }
     return kExitFailed;
   }

@@ -3,6 +3,7 @@
 #include <boost/program_options/value_semantic.hpp>
 #include <cstdio>
 #include <sstream>
+#include <string_view>
 
 #include "app/commands.h"
 #include "app/help.h"
@@ -13,6 +14,8 @@
 namespace llmtrain {
 namespace {
 
+constexpr size_t kMaxResultsBytes = size_t{1} << 20;
+
 struct Row {
   std::string dir, state;
   Json results;  // all_results.json; null where the run has not ended
@@ -20,13 +23,37 @@ struct Row {
   Json trained;  // last line with the training loss: lines of evaluations have eval_loss instead
 };
 
+// JSON as Python's json module writes it, whose bare NaN and Infinity no JSON has: they become null. (Logs of other programs, and of llmtrain before it wrote
+// null itself.)
+std::string without_bare_words(const std::string& text) {
+  std::string out;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"') in_string = !in_string;
+    if (in_string && text[i] == '\\' && i + 1 < text.size()) out += text[i++];
+    size_t skip = 0;
+    for (const std::string_view word : {"NaN", "-NaN", "Infinity", "-Infinity"}) {
+      if (!in_string && text.compare(i, word.size(), word) == 0) skip = word.size();
+    }
+    if (skip == 0) {
+      out += text[i];
+    } else {
+      out += "null";
+      i += skip - 1;
+    }
+  }
+  return out;
+}
+
+Json parse_lenient(const std::string& text, const std::string& where) { return parse_json(without_bare_words(text), where); }
+
 void read_log(const std::string& path, Row& row) {
   if (!is_regular_file(path)) return;
   std::istringstream lines(read_file(path));
   for (std::string text; std::getline(lines, text);) {
     if (text.empty()) continue;
     try {
-      row.last = parse_json(text, path);
+      row.last = parse_lenient(text, path);
     } catch (const InputError&) {
       continue;  // a line that is being written
     }
@@ -38,7 +65,7 @@ Row read_run(const std::string& dir) {
   if (!is_directory(dir)) throw InputError(dir, "no such folder", "name the output_dir of runs");
   Row row{dir, "", nullptr, nullptr, nullptr};
   read_log(dir + "/trainer_log.jsonl", row);
-  if (is_regular_file(dir + "/all_results.json")) row.results = parse_json_file(dir + "/all_results.json");
+  if (is_regular_file(dir + "/all_results.json")) row.results = parse_lenient(read_file(dir + "/all_results.json", kMaxResultsBytes), dir + "/all_results.json");
   row.state = row.results.is_object() ? "done" : row.last.is_object() ? "not ended" : "not begun";
   return row;
 }

@@ -20,6 +20,10 @@ FolderLock::FolderLock(const std::string& folder) {
   while (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     if (error == EINTR) continue;
+    if (error == ENOSYS || error == EOPNOTSUPP || error == ENOLCK) {
+      unlocked_ = std::strerror(error);
+      return;
+    }
     char holder[256] = {};
     [[maybe_unused]] const ssize_t n = ::pread(fd_, holder, sizeof holder - 1, 0);
     ::close(std::exchange(fd_, -1));
@@ -45,11 +49,12 @@ FolderLock::FolderLock(const std::string& folder) {
   }
 }
 
-FolderLock::FolderLock(FolderLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+FolderLock::FolderLock(FolderLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)), unlocked_(std::move(other.unlocked_)) {}
 FolderLock& FolderLock::operator=(FolderLock&& other) noexcept {
   if (this != &other) {
     if (fd_ >= 0) ::close(fd_);
     fd_ = std::exchange(other.fd_, -1);
+    unlocked_ = std::move(other.unlocked_);
   }
   return *this;
 }

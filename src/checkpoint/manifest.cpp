@@ -39,6 +39,7 @@ ManifestFile file_from_json(const Json& json, const std::string& where) {
   if (f.name.empty() || f.name.find('/') != std::string::npos || f.name == "." || f.name == "..") {
     throw InputError(where, "\"" + f.name + "\" is not a plain file name");
   }
+  if (std::any_of(f.name.begin(), f.name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; })) throw InputError(where, "a file's name holds control characters");
   const auto bytes = json.find("bytes");
   if (bytes == json.end() || !bytes->is_number_unsigned()) throw InputError(where, "\"bytes\" of " + f.name);
   f.bytes = bytes->get<uint64_t>();
@@ -83,9 +84,7 @@ Manifest read_manifest(const std::string& folder) {
   Manifest m;
   m.run_id = member_text(json, "run_id", path);
   m.build = member_text(json, "build", path);
-  const auto step = json.find("step");
-  if (step == json.end() || !step->is_number_unsigned()) throw InputError(path, "\"step\" is missing or not a whole number");
-  m.step = step->get<int64_t>();
+  m.step = whole_number(json, "step", 0, kMaxStep, path);
   m.state = json.value("state", Json());
   m.content = content_from_json(json.value("content", Json()), path);
   const auto files = json.find("files");

@@ -18,9 +18,12 @@ struct ManifestFile {
   std::string digest;
 };
 
+// Steps, rows and rows a step lie below: sums of a few of them still fit in 64 bits, and each is exact as a double.
+inline constexpr int64_t kMaxStep = (int64_t{1} << 53) - 1;
+
 struct Manifest {
   std::string run_id;        // of the run that wrote it; kept across resumes
-  int64_t step = 0;
+  int64_t step = 0;          // 0 … kMaxStep
   CheckpointContent content;
   std::vector<ManifestFile> files;
   Json state;                // the trainer's: sampler position, schedule, counters, configuration
@@ -44,6 +47,10 @@ std::string verify_files(const std::string& folder, const Manifest& manifest, Ra
 
 // "checkpoint-4.replaced": the old checkpoint while a new one of the same step takes its place on a file system that cannot exchange two names at once.
 inline constexpr const char* kReplacedSuffix = ".replaced";
+
+// "checkpoint-20.abandoned": it was later than the checkpoint that a run began from, and was put aside when that run committed its first one. Left to the
+// person; it can be named in resume_from_checkpoint.
+inline constexpr const char* kAbandonedSuffix = ".abandoned";
 
 // Folders output_dir/checkpoint-<step> that hold a manifest.json or might once have (no ".tmp"), largest step first.
 std::vector<std::pair<int64_t, std::string>> list_checkpoints(const std::string& output_dir);

@@ -36,6 +36,17 @@ void put_back_replaced(const std::string& output_dir, Log& log) {
 
 }  // namespace
 
+namespace {
+bool unwanted(const std::string& folder, const std::function<bool(const Manifest&)>& wanted) {
+  if (!wanted) return false;
+  try {
+    return !wanted(read_manifest(folder));
+  } catch (const InputError&) {
+    return false;
+  }
+}
+}  // namespace
+
 FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group) {
   FoundCheckpoint found;
   found.folder = folder;
@@ -53,14 +64,15 @@ FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group) {
   return found;
 }
 
-std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log, const std::string& only_run) {
+std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log,
+                                               const std::function<bool(const Manifest&)>& wanted) {
   // Rank 0 decides the order of trials, so that ranks that see the folder differently cannot part ways.
   std::string names;
   run_on_all_or_fail(group, [&] {
     if (group.rank() != 0) return;
     put_back_replaced(output_dir, log);
     for (const auto& [step, path] : list_checkpoints(output_dir)) {
-      if (looks_like_checkpoint(path)) names += std::filesystem::path(path).filename().string() + "\n";
+      if (looks_like_checkpoint(path) && !unwanted(path, wanted)) names += std::filesystem::path(path).filename().string() + "\n";
     }
   });
   names = broadcast_string(group, names, 0);
@@ -74,8 +86,7 @@ std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, Ra
       faults += "\n  " + std::string(e.what());
     };
     try {
-      FoundCheckpoint found = open_checkpoint(folder, group);
-      if (only_run.empty() || found.manifest.run_id == only_run) return found;
+      return open_checkpoint(folder, group);
     } catch (const InputError& e) {
       damaged(e);
     } catch (const OperationError& e) {  // a disk that cannot read it back

@@ -1,6 +1,7 @@
 // Which checkpoint a run goes on from.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -20,7 +21,8 @@ FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group);
 
 // The newest valid checkpoint of output_dir. Damaged ones are named in the log with what is wrong, and the one before is tried. None at all
 // (an empty folder, logs or .tmp only, plain model folders): nothing. Checkpoints there, but none valid: InputError naming each. Collective.
-// `only_run`: checkpoints of other runs (by the run id in their manifest) are passed over; "": any run.
-std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log, const std::string& only_run = "");
+// `wanted` (asked on rank 0; empty: all are): the others are passed over. One whose manifest cannot be read counts as wanted.
+std::optional<FoundCheckpoint> find_checkpoint(const std::string& output_dir, RankGroup& group, Log& log,
+                                               const std::function<bool(const Manifest&)>& wanted = nullptr);
 
 }  // namespace llmtrain

@@ -69,9 +69,10 @@ std::string replace_folder(const std::string& from, const std::string& to) {
   return old;
 }
 
-// "checkpoint-4.tmp", "checkpoint-4.old.tmp", "checkpoint-4.replaced", "latest.tmp.77": what a save that was killed left behind.
+// "checkpoint-4.tmp", "checkpoint-4.old.tmp", "checkpoint-4.replaced", "latest.tmp.77": what a save that was killed left behind; ".seen-by-all-77": what
+// a start that was killed did (train/output_dir.cpp).
 bool is_leftover(const std::string& name) {
-  if (name.starts_with("latest.tmp.")) return true;
+  if (name.starts_with("latest.tmp.") || name.starts_with(".seen-by-all-")) return true;
   return name.starts_with("checkpoint-") && (name.ends_with(".tmp") || name.ends_with(kReplacedSuffix));
 }
 
@@ -157,14 +158,51 @@ struct CheckpointSaver::State {
     write_side_file(temporary, {"manifest.json", dump_manifest(m)});
     sync_folder(temporary);
     std::string old;
+    const std::vector<std::string> aside = put_later_ones_aside();
+    try {
+      old = put_in_place();
+    } catch (...) {
+      for (const std::string& path : aside) ::rename((path + kAbandonedSuffix).c_str(), path.c_str());
+      throw;
+    }
+    sync_folder(options.output_dir);
+    write_file_atomically(options.output_dir + "/latest", std::filesystem::path(final_path).filename().string() + "\n");
+    if (!old.empty()) remove_folder(old);
+    for (const std::string& path : aside) {
+      log.warn(path + " is later than step " + std::to_string(*options.begun_at) + ", from which this run went on: it is put aside as " +
+               std::filesystem::path(path).filename().string() + kAbandonedSuffix + "; remove it when nobody needs it");
+    }
+    options.begun_at.reset();
+  }
+
+  // The temporary folder gets its name. Returns where the old one of the same step is now, "" for none.
+  std::string put_in_place() const {
+    std::string old;
     if (is_directory(final_path)) {  // of the same step: an earlier run's, or a damaged one
       old = replace_folder(temporary, final_path);
     } else {
       rename_path(temporary, final_path);
     }
-    sync_folder(options.output_dir);
-    write_file_atomically(options.output_dir + "/latest", std::filesystem::path(final_path).filename().string() + "\n");
-    if (!old.empty()) remove_folder(old);
+    return old;
+  }
+
+  // At the first commit of a run that began from a checkpoint. Before the new one appears: after a crash in between, the next start takes the checkpoint
+  // that this run began from. Returns what was renamed, or throws with all names as they were.
+  std::vector<std::string> put_later_ones_aside() const {
+    std::vector<std::string> renamed;
+    if (!options.begun_at) return renamed;
+    try {
+      for (const auto& [checkpoint_step, path] : list_checkpoints(options.output_dir)) {
+        if (checkpoint_step <= *options.begun_at || !is_regular_file(path + "/manifest.json")) continue;
+        remove_folder(path + kAbandonedSuffix);
+        rename_path(path, path + kAbandonedSuffix);
+        renamed.push_back(path);
+      }
+    } catch (...) {
+      for (const std::string& path : renamed) ::rename((path + kAbandonedSuffix).c_str(), path.c_str());
+      throw;
+    }
+    return renamed;
   }
 
   // Only after a commit, so nothing else is being written. The save has succeeded: what cannot be removed is said and left.
@@ -181,12 +219,12 @@ struct CheckpointSaver::State {
     }
   }
 
-  // Keeps the newest save_total_limit checkpoints and the protected ones. Only folders with a manifest count.
+  // Keeps the one just committed, the newest others up to save_total_limit in all, and the protected ones. Only folders with a manifest count.
   void prune() {
     if (options.save_total_limit <= 0) return;
-    int kept = 0;
+    int kept = 1;
     for (const auto& [checkpoint_step, path] : list_checkpoints(options.output_dir)) {
-      if (!is_regular_file(path + "/manifest.json")) continue;
+      if (checkpoint_step == step || !is_regular_file(path + "/manifest.json")) continue;
       const std::string name = std::filesystem::path(path).filename().string();
       const bool is_protected = std::find(protected_names.begin(), protected_names.end(), name) != protected_names.end();
       if (kept < options.save_total_limit || is_protected) {

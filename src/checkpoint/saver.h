@@ -5,7 +5,7 @@
 //             rank 0 also index.h5 and the side files.
 //   poll()    collective, at a later step boundary, the same one on every rank: when all ranks' threads are done they agree, and rank 0 commits:
 //             manifest, fsync of file and folder, rename to checkpoint-<step>, fsync of output_dir, `latest` by temporary name and rename; only then
-//             are older checkpoints pruned, and what a killed save left behind removed.
+//             are older checkpoints pruned (never the one just committed), and what a killed save left behind removed.
 //   finish()  collective: waits for the save that is under way and commits it.
 //
 // A failed write, fsync or rename anywhere: every rank throws OperationError with path and errno, the .tmp folder is removed, and the checkpoints that
@@ -15,6 +15,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ struct SaverOptions {
   std::string build;           // --version block
   bool asynchronous = true;
   int save_total_limit = 0;    // 0: keep all
+  // The step of the checkpoint that this run began from. Checkpoints of later steps in output_dir are of a course that was left (or damaged): the first
+  // commit puts them aside (kAbandonedSuffix), or the next start would take them for the newest. Nothing: a fresh start, all stay.
+  std::optional<int64_t> begun_at = std::nullopt;
 };
 
 // A small file that rank 0 puts beside the shards (trainer_state.json, config.json, tokenizer files).

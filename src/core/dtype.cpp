@@ -107,6 +107,22 @@ void convert_from(Read read, void* to, DType to_type, size_t n) {
     default: LLMTRAIN_ASSERT(false, "conversion to a type that is not floating-point");
   }
 }
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define LLMTRAIN_CLONES __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))  // picked when the program is loaded
+#else
+#define LLMTRAIN_CLONES
+#endif
+
+// bfloat16(float) without a branch, so that the compiler vectorises it: setting up a model rounds every weight.
+LLMTRAIN_CLONES void round_to_bf16(const float* from, uint16_t* to, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    uint32_t u;
+    std::memcpy(&u, from + i, sizeof u);
+    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
+    to[i] = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+  }
+}
 }  // namespace
 
 void convert_elements(const void* from, DType from_type, void* to, DType to_type, size_t n) {
@@ -121,9 +137,7 @@ void convert_elements(const void* from, DType from_type, void* to, DType to_type
     return;
   }
   if (from_type == DType::float32 && to_type == DType::bfloat16) {
-    const auto* p = static_cast<const float*>(from);
-    auto* q = static_cast<bfloat16*>(to);
-    for (size_t i = 0; i < n; ++i) q[i] = bfloat16(p[i]);
+    round_to_bf16(static_cast<const float*>(from), static_cast<uint16_t*>(to), n);
     return;
   }
   switch (from_type) {

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <unordered_set>
 #include <vector>
 
@@ -111,10 +112,8 @@ void write_value(std::string& out, const Json& v, int indent, int level) {
     out += object ? '}' : ']';
   } else if (v.is_number_float()) {
     const double d = v.get<double>();
-    if (std::isnan(d)) {
-      out += "NaN";
-    } else if (std::isinf(d)) {
-      out += d > 0 ? "Infinity" : "-Infinity";
+    if (!std::isfinite(d)) {
+      out += "null";
     } else {
       char buffer[40];
       const auto r = std::to_chars(buffer, buffer + sizeof buffer, d);
@@ -146,6 +145,20 @@ int64_t whole_number(const Json& object, const char* key, int64_t least, int64_t
   const int64_t value = huge ? INT64_MAX : it->get<int64_t>();
   if (huge || value < least || value > most) throw InputError(where, std::string("\"") + key + "\" is out of range: " + it->dump());
   return value;
+}
+
+Json exact_number(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  return value;
+}
+
+double from_exact(const Json& value, const std::string& where) {
+  if (value.is_number()) return value.get<double>();
+  if (value == "nan") return std::numeric_limits<double>::quiet_NaN();
+  if (value == "inf") return std::numeric_limits<double>::infinity();
+  if (value == "-inf") return -std::numeric_limits<double>::infinity();
+  throw InputError(where, dump_json(value).substr(0, 40) + " is not a number");
 }
 
 std::string dump_json(const Json& value, int indent) {

@@ -20,8 +20,12 @@ Json parse_json_file(const std::string& path, size_t limit_bytes = size_t{1} << 
 // whatever number stands there: 1e300 to an int is undefined.)
 int64_t whole_number(const Json& object, const char* key, int64_t least, int64_t most, const std::string& where);
 
-// One line; floats are written with the fewest digits that read back exactly; NaN and infinities as the JSON-with-extensions words
-// NaN / Infinity, as Python's json writes and reads them. Text that is not UTF-8 is replaced by U+FFFD.
+// One line; floats are written with the fewest digits that read back exactly. JSON has no NaN and no infinities: they become null, so that every reader,
+// parse_json() included, takes what is written. Text that is not UTF-8 is replaced by U+FFFD.
 std::string dump_json(const Json& value, int indent = -1);
+
+// A number that must come back as it was: itself, or "nan", "inf", "-inf". from_exact() raises InputError with `where` for anything else.
+Json exact_number(double value);
+double from_exact(const Json& value, const std::string& where);
 
 }  // namespace llmtrain

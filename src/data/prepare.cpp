@@ -379,6 +379,7 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
   Dataset data;
   std::string tokenizer_key, date = options.tool_date.empty() ? today() : options.tool_date;
   date = broadcast_string(group, date, 0);  // midnight must not fall between ranks
+  data.date = date;
   run_on_all_or_fail(group, [&] {
     check_data_options(options);
     if (options.dataset.empty() && options.eval_dataset.empty())

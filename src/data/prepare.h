@@ -25,6 +25,7 @@ struct Dataset {
   std::vector<EvalSet> eval;
   std::vector<StoreReport> reports;  // of train, then of each evaluation set
   Template tmpl;                     // as chosen, default_system and tool_format applied
+  std::string date;                  // what llama3's tool lists say: "20 Nov 2026"
   SpecialTokens tokens;              // which EOS and pad the exported tokenizer gets
 };
 

@@ -84,6 +84,14 @@ void add_python_on_path(Folders& folders) {
   }
 }
 
+// nvrtc opens libnvrtc-builtins.so.<version> by its name when it first compiles (cuDNN's attention plans), and the toolkit's has no path of its own to look in:
+// it finds the one that is open already.
+void open_companions(const std::string& folder, const std::string& name) {
+  if (!name.starts_with("libnvrtc.so")) return;
+  for (const fs::path& file : entries(folder))
+    if (file.filename().string().starts_with("libnvrtc-builtins.so.")) ::dlopen(file.c_str(), RTLD_NOW | RTLD_GLOBAL);
+}
+
 std::string last_error() {
   const char* error = ::dlerror();
   return error ? error : "not found";
@@ -138,6 +146,7 @@ std::vector<std::string> open_cuda_libraries(const std::vector<std::string>& fol
       std::error_code ignored;
       if (!fs::exists(path, ignored)) continue;
       opened = ::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr;
+      if (opened) open_companions(folder, name);
       if (opened) break;
       why = last_error();
     }

@@ -210,7 +210,10 @@ Engine::Parts Engine::build(Arena& arena, Recompute recompute) {
 }
 
 bool Engine::fits(size_t bytes) {
-  return bytes <= device_->bytes_available() / static_cast<size_t>(sharers_);
+  size_t free = device_->bytes_available();
+  // CUDA's libraries load kernels when they are first used, and a driver has not all that it calls free in one block.
+  if (device_->kind() == DeviceKind::cuda) free -= free / 64;
+  return bytes <= free / static_cast<size_t>(sharers_);
 }
 
 // Sets recompute_, arena_bytes_ and planned_bytes_; InputError where nothing fits. Called on all ranks; the decision is common.
@@ -224,6 +227,7 @@ void Engine::choose_plan(const EngineOptions& options) {
     recompute_ = choice;
     arena_bytes_ = planning.total();
     planned_bytes_ = planning.total_with_elsewhere();
+    group_.barrier();  // planning takes memory of a GPU for a while, to time matrix products: ranks that share one look when all have given it back
     if (true_on_all(group_, fits(planned_bytes_))) return;
     table = planning.table();
   }

@@ -44,7 +44,7 @@ int terminal_columns(bool launched) {
 }
 
 std::string duration_text(double seconds) {
-  const auto whole = static_cast<int64_t>(std::isfinite(seconds) ? std::max(0.0, seconds) : 0.0);
+  const auto whole = static_cast<int64_t>(std::isfinite(seconds) ? std::clamp(seconds, 0.0, 1e15) : 0.0);
   const int64_t days = whole / 86400;
   char text[64];
   std::snprintf(text, sizeof text, "%d:%02d:%02d", static_cast<int>(whole % 86400 / 3600), static_cast<int>(whole % 3600 / 60), static_cast<int>(whole % 60));

@@ -10,6 +10,8 @@
 namespace llmtrain {
 namespace {
 
+constexpr int64_t kParallelElements = 1 << 14;  // below, a team costs more than it gains
+
 bool is_bias(TensorRole role) {
   switch (role) {
     case TensorRole::q_bias:
@@ -40,8 +42,10 @@ std::array<float, 4> four_normals(PhiloxCounter counter, PhiloxKey key) {
 void random_normal(uint64_t seed, const std::string& tensor, float deviation, int64_t begin, int64_t count, float* out) {
   const uint64_t name = name_hash(tensor);
   const PhiloxKey key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  const int64_t end = begin + count;
-  for (int64_t block = begin / 4; block * 4 < end; ++block) {
+  const int64_t end = begin + count, blocks = (end + 3) / 4;
+  // By all of the rank's threads: eight billion elements are minutes of one processor. Elements depend on their place only, so the bits do not change.
+#pragma omp parallel for schedule(static) if (count >= kParallelElements)
+  for (int64_t block = begin / 4; block < blocks; ++block) {
     const auto b = static_cast<uint64_t>(block);
     const auto normal = four_normals({static_cast<uint32_t>(b), static_cast<uint32_t>(b >> 32), static_cast<uint32_t>(name), static_cast<uint32_t>(name >> 32)}, key);
     for (int64_t e = std::max(begin, block * 4); e < std::min(end, block * 4 + 4); ++e) out[e - begin] = deviation * normal[static_cast<size_t>(e - block * 4)];

@@ -125,7 +125,10 @@ void Run::set_up_model() {
 }
 
 void Run::set_up_data() {
-  Dataset data = prepare_data(make_data_options(config_, config_.output_dir, 0), *model_.tokenizer, group_, log_);
+  DataOptions options = make_data_options(config_, config_.output_dir, 0);
+  if (config_.do_train) options.tool_date = checkpoints_.date_of_run();
+  Dataset data = prepare_data(options, *model_.tokenizer, group_, log_);
+  checkpoints_.set_date(data.date);
   template_ = data.tmpl;
   tokens_ = data.tokens;
   rows_ = RowSet(std::move(data.train), model_.config.vocab_size);
@@ -143,6 +146,7 @@ void Run::set_up_data() {
     if (writes_) export_files_ = export_files(config_, model_, template_, tokens_);
   });
   if (config_.do_train) checkpoints_.open();
+  if (resumable() || checkpoints_.found()) checkpoints_.identify(rows_, model_.config);
   run_on_all_or_fail(group_, [&] {
     if (!config_.do_train) return;
     const int64_t accumulation = config_.gradient_accumulation_steps = checkpoints_.adapted_accumulation(rows_.size());
@@ -203,7 +207,10 @@ void Run::set_up_engine() {
   engine_ = std::make_unique<Engine>(mpi_, group_, model_.config, engine_options(), log_);
   phases_.done("engine");
   if (const auto& found = checkpoints_.found()) {
-    run_on_all_or_fail(group_, [&] { check_fits(engine_->manager().layout(), engine_->states(), *found); });
+    run_on_all_or_fail(group_, [&] {
+      check_fits(engine_->manager().layout(), engine_->states(), *found);
+      checkpoints_.check_same_run();
+    });
     restore_engine(*engine_, group_, *found, checkpoints_.optimizer_steps());
   } else {
     engine_->load_weights(*model_.weights);
@@ -266,6 +273,9 @@ void Run::set_up_output() {
   });
   if (config_.evaluates()) evaluator_.emplace(*engine_, std::move(eval_rows_), config_.per_device_eval_batch_size, log_, run_log_ ? &*run_log_ : nullptr);
   if (request_.watchdog) request_.watchdog->watch(engine_->communicators());
+  if (config_.do_train && config_.max_hours && config_.save_only_model) {
+    log_.warn("max_hours with save_only_model: true: if the time runs out first, nothing is left to resume from, and the run ends with exit code 1");
+  }
   phases_.done("output");
   log_.info(phases_.line());
 }
@@ -303,12 +313,11 @@ bool Run::train() {
   return true;
 }
 
-// A run whose last step is in a checkpoint and whose outputs are there has nothing to do.
+// A run whose last step is in a checkpoint of this folder and whose outputs are there has nothing to do.
 bool Run::nothing_left() {
   char done = 0;
   if (writes_ && plan_ && checkpoints_.found() && checkpoints_.step() >= plan_->total_steps()) {
-    const std::string& dir = config_.output_dir;
-    done = is_regular_file(dir + "/all_results.json") && (is_regular_file(dir + "/model.safetensors") || is_regular_file(dir + "/model.safetensors.index.json"));
+    done = checkpoints_.goes_on_in_place() && holds_outputs_of(config_.output_dir, checkpoints_.found()->folder);
   }
   group_.broadcast(&done, 1, 0);
   if (done) {
@@ -321,8 +330,12 @@ bool Run::nothing_left() {
 int Run::stop() {
   if (run_log_) run_log_->write_state(config_.output_dir);
   const std::string reason = request_.stop->reason().empty() ? "a request to another rank" : request_.stop->reason();
-  log_.info("stopped on request (" + reason + ")" + (resumable() ? ": a checkpoint is committed, start again to go on" : ": save_only_model leaves nothing to resume from"));
-  return kExitStopped;
+  if (resumable()) {
+    log_.info("stopped on request (" + reason + "): a checkpoint is committed, start again to go on");
+    return kExitStopped;
+  }
+  log_.warn("stopped on request (" + reason + ") with exit code 1: save_only_model: true left nothing to resume from, the same command begins at step 0 again");
+  return kExitFailed;
 }
 
 void Run::evaluate_only() {
@@ -341,7 +354,7 @@ void Run::save_checkpoint(int64_t step, const Json& trainer_state) {
   export_model(*engine_, group_, folder, export_dtype(config_), export_files_);
   if (!run_log_) return;
   run_log_->write_state(folder);
-  keep_newest(config_.output_dir, config_.save_total_limit.value_or(0));
+  keep_newest(config_.output_dir, config_.save_total_limit.value_or(0), step);
 }
 
 void Run::export_final() {

@@ -26,7 +26,8 @@ struct RunRequest {
 };
 
 // What fails on this rank (not wrong input, which all ranks have agreed on) is dumped by the watchdog and thrown; the engine is then left as it is.
-// kExitDone, or kExitStopped where the run was asked to stop (a signal, max_hours) and left a checkpoint to go on from.
+// kExitDone, or kExitStopped where the run was asked to stop (a signal, max_hours) and left a checkpoint to go on from; kExitFailed where save_only_model
+// left none.
 int run_training(MpiRuntime& mpi, RankGroup& group, const RunRequest& request, Log& log);
 
 }  // namespace llmtrain

@@ -143,30 +143,36 @@ void RunLog::write_state(const std::string& folder) const { write_file_atomicall
 
 Json RunLog::save() const {
   Json steps = Json::array(), evaluations = Json::array();
-  for (const StepRecord& r : steps_) steps.push_back({r.step, r.epoch, r.loss, r.grad_norm, r.learning_rate, r.elapsed_seconds, r.tokens});
-  for (const EvalRecord& e : evaluations_) evaluations.push_back({e.prefix, e.step, e.epoch, e.loss, e.seconds, e.rows, e.batches, e.elapsed_seconds});
+  for (const StepRecord& r : steps_) steps.push_back({r.step, r.epoch, exact_number(r.loss), exact_number(r.grad_norm), r.learning_rate, r.elapsed_seconds, r.tokens});
+  for (const EvalRecord& e : evaluations_) evaluations.push_back({e.prefix, e.step, e.epoch, exact_number(e.loss), e.seconds, e.rows, e.batches, e.elapsed_seconds});
   return {{"history", history_}, {"lines", lines_},  {"steps", steps},   {"evaluations", evaluations},
           {"epoch", epoch_},     {"step", global_step_}, {"tokens", tokens_}};
 }
 
 void RunLog::restore(const Json& saved) {
+  const std::string where = "checkpoint: its log history";
+  const auto whole = [&where](const Json& v) {  // Json::get casts whatever number stands there
+    if (!v.is_number_integer() || (v.is_number_unsigned() && v.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))) throw InputError(where, "a whole number is not one");
+    return v.get<int64_t>();
+  };
   try {
     history_ = saved.at("history").get<std::vector<std::string>>();
+    for (const std::string& entry : history_) parse_json(entry, where);
     lines_ = saved.at("lines").get<std::vector<std::string>>();
     steps_.clear();
     for (const Json& r : saved.at("steps")) {
-      steps_.push_back({r.at(0).get<int64_t>(), r.at(1).get<double>(), r.at(2).get<double>(), r.at(3).get<double>(), r.at(4).get<double>(), r.at(5).get<double>(),
-                        r.at(6).get<int64_t>()});
+      steps_.push_back({whole(r.at(0)), r.at(1).get<double>(), from_exact(r.at(2), where), from_exact(r.at(3), where), r.at(4).get<double>(), r.at(5).get<double>(),
+                        whole(r.at(6))});
     }
     evaluations_.clear();
     for (const Json& e : saved.at("evaluations")) {
-      evaluations_.push_back({e.at(0).get<std::string>(), e.at(1).get<int64_t>(), e.at(2).get<double>(), e.at(3).get<double>(), e.at(4).get<double>(),
-                              e.at(5).get<int64_t>(), e.at(6).get<int64_t>(), e.at(7).get<double>()});
+      evaluations_.push_back({e.at(0).get<std::string>(), whole(e.at(1)), e.at(2).get<double>(), from_exact(e.at(3), where), e.at(4).get<double>(), whole(e.at(5)),
+                              whole(e.at(6)), e.at(7).get<double>()});
       last_evaluation_[evaluations_.back().prefix] = evaluations_.back();
     }
     epoch_ = saved.at("epoch").get<double>();
-    global_step_ = saved.at("step").get<int64_t>();
-    tokens_ = saved.at("tokens").get<int64_t>();
+    global_step_ = whole(saved.at("step"));
+    tokens_ = whole(saved.at("tokens"));
   } catch (const nlohmann::json::exception& e) {
     throw InputError("checkpoint", std::string("its log history cannot be read: ") + e.what());
   }

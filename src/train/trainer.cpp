@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 
 #include "core/error.h"
 #include "train/trace.h"
@@ -45,14 +46,20 @@ Json Trainer::state() {
   Communicator& communicator = parts_.engine.communicator();
   std::vector<double> losses(static_cast<size_t>(communicator.size()));
   communicator.all_gather(&loss_sum_, losses.data(), sizeof loss_sum_);
-  return {{"loss_sums", losses},          {"unreduced_steps", unreduced_steps_},     {"total_loss", total_loss_}, {"tokens", tokens_},
+  Json sums = Json::array();
+  for (const double loss : losses) sums.push_back(exact_number(loss));
+  return {{"loss_sums", sums},          {"unreduced_steps", unreduced_steps_},     {"total_loss", exact_number(total_loss_)}, {"tokens", tokens_},
           {"skipped_in_a_row", skipped_in_a_row_}, {"skipped", skipped_}, {"evaluated_at", evaluated_at_},   {"elapsed_seconds", elapsed()},
           {"optimizer_steps", parts_.engine.optimizer().steps_done()}};
 }
 
 void Trainer::restore(int64_t step, const Json& state) {
+  const std::string where = "checkpoint: its trainer state";
+  constexpr int64_t kMostTokens = int64_t{1} << 62;
+  constexpr double kMostSeconds = 1e11;  // three thousand years
   try {
-    const auto losses = state.at("loss_sums").get<std::vector<double>>();
+    std::vector<double> losses;
+    for (const Json& loss : state.at("loss_sums")) losses.push_back(from_exact(loss, where));
     const auto rank = static_cast<size_t>(parts_.engine.communicator().rank());
     loss_sum_ = 0;
     if (losses.size() == static_cast<size_t>(parts_.engine.communicator().size())) {
@@ -60,16 +67,17 @@ void Trainer::restore(int64_t step, const Json& state) {
     } else if (rank == 0) {  // another number of ranks: their sum, once
       for (const double loss : losses) loss_sum_ += loss;
     }
-    unreduced_steps_ = state.at("unreduced_steps").get<int64_t>();
-    total_loss_ = state.at("total_loss").get<double>();
-    tokens_ = tokens_logged_ = state.at("tokens").get<int64_t>();
-    skipped_in_a_row_ = state.at("skipped_in_a_row").get<int64_t>();
-    skipped_ = state.at("skipped").get<int64_t>();
-    evaluated_at_ = state.at("evaluated_at").get<int64_t>();
+    unreduced_steps_ = whole_number(state, "unreduced_steps", 0, step, where);
+    total_loss_ = from_exact(state.at("total_loss"), where);
+    tokens_ = tokens_logged_ = whole_number(state, "tokens", 0, kMostTokens, where);
+    skipped_in_a_row_ = whole_number(state, "skipped_in_a_row", 0, kMaxSkippedSteps - 1, where);
+    skipped_ = whole_number(state, "skipped", 0, step, where);
+    evaluated_at_ = whole_number(state, "evaluated_at", -1, step, where);
     elapsed_before_ = state.at("elapsed_seconds").get<double>();
   } catch (const nlohmann::json::exception& e) {
     throw InputError("checkpoint", std::string("its trainer state cannot be read: ") + e.what());
   }
+  if (!(elapsed_before_ >= 0 && elapsed_before_ <= kMostSeconds)) throw InputError(where, "\"elapsed_seconds\" is out of range: " + dump_json(Json(elapsed_before_)));
   done_ = step;
 }
 
@@ -131,7 +139,8 @@ TrainSummary Trainer::train() {
   TrainSummary summary;
   summary.step = done_;
   summary.epoch = plan_.epochs_after(done_);
-  summary.train_loss = total_loss_ / static_cast<double>(std::max<int64_t>(1, done_));
+  const int64_t trained = done_ - skipped_;
+  summary.train_loss = trained > 0 ? total_loss_ / static_cast<double>(trained) : std::numeric_limits<double>::quiet_NaN();
   summary.seconds = elapsed();
   summary.tokens = tokens_;
   summary.rows = static_cast<int64_t>(std::llround(summary.epoch * static_cast<double>(parts_.rows->size())));
@@ -180,11 +189,12 @@ Trainer::StepOutcome Trainer::one_step(int64_t step) {
   outcome.rate = schedule_.rate(step);
   const AdamW::Result result = parts_.engine.update(outcome.rate);
   outcome.grad_norm = result.grad_norm;
-  loss_sum_ += token_losses * scale;
-  ++unreduced_steps_;
+  ++timed_steps_;
   shown_loss_ = own_labels > 0 ? token_losses / static_cast<double>(own_labels) : shown_loss_;
   if (result.applied) {
     skipped_in_a_row_ = 0;
+    loss_sum_ += token_losses * scale;
+    ++unreduced_steps_;
   } else {
     skip(step, result);
   }
@@ -201,9 +211,10 @@ void Trainer::skip(int64_t step, const AdamW::Result& result) {
   parts_.log.warn(what + "; the step is skipped, weights stay as they are");
 }
 
-// The mean loss of the steps since the last reduction, over all ranks.
+// The mean loss of the steps since the last reduction, over all ranks. Skipped steps do not count: nothing was learned in them, and a loss that is no number
+// would hide all others. NaN where none is left.
 double Trainer::reduce_losses() {
-  if (unreduced_steps_ == 0) return 0;
+  if (unreduced_steps_ == 0) return std::numeric_limits<double>::quiet_NaN();
   parts_.engine.communicator().all_reduce_sum(&loss_sum_, 1);
   const double mean = loss_sum_ / static_cast<double>(unreduced_steps_);
   total_loss_ += loss_sum_;
@@ -213,7 +224,8 @@ double Trainer::reduce_losses() {
 }
 
 void Trainer::log_step(int64_t step, const StepOutcome& outcome) {
-  const int64_t steps = std::max<int64_t>(1, unreduced_steps_);
+  const int64_t steps = std::max<int64_t>(1, timed_steps_);
+  timed_steps_ = 0;
   const double loss = reduce_losses();
   const Engine::Times times = parts_.engine.times();
   parts_.engine.reset_times();

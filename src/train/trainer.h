@@ -2,7 +2,8 @@
 //
 // A step: loss = sum of token losses / number of labels that are not -100 over all micro-batches and ranks of the step (counted before the shift, known to
 // every rank from the token store); AdamW with clipping; a step whose gradient is not finite is skipped by all ranks, and too many in a row end the run.
-// Logged loss: mean over the steps since the last log; grad_norm before clipping at the logged step; learning_rate as used in it.
+// Logged loss: mean over the steps since the last log, skipped ones left out (NaN, null in the files, where none is left); grad_norm before clipping at the
+// logged step; learning_rate as used in it.
 // Thread rules: collective; one thread.
 #pragma once
 
@@ -100,7 +101,8 @@ class Trainer {
   Batch batch_;
   double loss_sum_ = 0;                 // this rank's part of the steps' losses since the last reduction
   double total_loss_ = 0;               // of all reduced steps
-  int64_t unreduced_steps_ = 0;
+  int64_t unreduced_steps_ = 0;         // those that count in loss_sum_: not the skipped ones
+  int64_t timed_steps_ = 0;             // since the last log line, skipped or not
   double shown_loss_ = 0;
   int64_t tokens_ = 0, tokens_logged_ = 0;
   double tokens_per_second_ = 0;

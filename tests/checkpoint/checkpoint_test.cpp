@@ -116,6 +116,49 @@ TEST_F(Checkpoint, OldOnesArePrunedOnlyDownToTheLimit) {
   EXPECT_EQ(left[2].first, 2) << "the protected one";
 }
 
+TEST_F(Checkpoint, TheOneJustCommittedIsNeverPruned) {
+  save(9);
+  save(3, false, 1);
+  EXPECT_TRUE(std::filesystem::exists(scratch / "checkpoint-3/manifest.json"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "checkpoint-9")) << "one is kept";
+}
+
+TEST_F(Checkpoint, GoingBackPutsLaterOnesAsideAtTheFirstCommit) {
+  for (const int64_t step : {1, 5, 9}) save(step);
+  const CheckpointContent content = small_content(1);
+  SaverOptions options{scratch.path(), "run", "build", false, 1};
+  options.begun_at = 1;
+  const auto commit = [&](CheckpointSaver& saver, int64_t step) {
+    saver.start(step, [&](ShardImage& image) { fill_image(image, content, 0, step); }, Json::object(), {});
+  };
+  {
+    CheckpointSaver saver(options, content, solo, log);
+    std::ofstream(scratch / "checkpoint-2") << "a file, which no folder can replace";
+    EXPECT_THROW(commit(saver, 2), OperationError);
+    EXPECT_EQ(find_checkpoint(scratch.path(), solo, log)->manifest.step, 9) << "a commit that fails changes nothing";
+    std::filesystem::remove(scratch / "checkpoint-2");
+  }
+  CheckpointSaver saver(options, content, solo, log);
+  commit(saver, 2);
+  EXPECT_EQ(list_checkpoints(scratch.path()).size(), 1u);
+  EXPECT_EQ(find_checkpoint(scratch.path(), solo, log)->manifest.step, 2);
+  EXPECT_EQ(read_file(scratch / "latest"), "checkpoint-2\n");
+  for (const int64_t step : {5, 9}) expect_all_values(scratch / ("checkpoint-" + std::to_string(step) + ".abandoned"),
+                                                      open_checkpoint(scratch / ("checkpoint-" + std::to_string(step) + ".abandoned"), solo).manifest, step);
+  commit(saver, 5);
+  commit(saver, 6);
+  EXPECT_EQ(find_checkpoint(scratch.path(), solo, log)->manifest.step, 6) << "only at the first commit";
+  EXPECT_TRUE(std::filesystem::exists(scratch / "checkpoint-5.abandoned"));
+}
+
+TEST_F(Checkpoint, OnlyWantedOnesAreLookedAt) {
+  save(1);
+  const std::string newest = save(2);
+  std::filesystem::resize_file(newest + "/" + shard_file_name(0, 1), 100);
+  EXPECT_FALSE(find_checkpoint(scratch.path(), solo, log, [](const Manifest& m) { return m.run_id == "another"; }).has_value()) << "nor is a damaged one an error";
+  EXPECT_EQ(find_checkpoint(scratch.path(), solo, log, [](const Manifest& m) { return m.run_id == "run-1"; })->manifest.step, 1);
+}
+
 TEST_F(Checkpoint, AFolderThatCannotBeWrittenFailsAndLeavesTheOldOne) {
   save(1);
   const CheckpointContent content = small_content(1);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "device/cuda_backend.h"
@@ -29,8 +30,16 @@ class TestBackend {
   std::unique_ptr<Kernels> make_kernels() {
     if (!cuda_) return make_cpu_kernels(*device_);
     CudaKernelsOptions options;
-    const char* attention = std::getenv("LLMTRAIN_TEST_ATTENTION");  // cudnn or flash: that one only
+    // flash: the own kernel only. cudnn: cuDNN wherever it takes the call (not float32, not every head size); a plan that it then does not compile is an error.
+    const char* attention = std::getenv("LLMTRAIN_TEST_ATTENTION");
     if (attention) options.attention = attention;
+    if (options.attention == "cudnn") {
+      if (!std::exchange(has_cudnn_, true)) cuda_->plugin().make_kernels(*device_, options);  // an error where there is no cuDNN
+      options.attention = "auto";
+      options.log = [](const std::string& line) {
+        if (line.find("own kernel (cuDNN, attention plan") != std::string::npos) throw OperationError(line);
+      };
+    }
     return cuda_->plugin().make_kernels(*device_, options);
   }
 
@@ -48,6 +57,7 @@ class TestBackend {
   }
   std::optional<CudaBackend> cuda_;
   std::unique_ptr<Device> device_;
+  bool has_cudnn_ = false;
 };
 
 // Memory that both the test and the backend's kernels read and write; copies are deep.

@@ -173,10 +173,12 @@ TEST(OutputDir, FindsAndKeepsTheNewestCheckpoints) {
   ASSERT_EQ(found.size(), 3u);
   EXPECT_EQ(found[0].first, 100) << "newest first";
   EXPECT_EQ(found[2].first, 5);
-  keep_newest(folder.path(), 0);
+  keep_newest(folder.path(), 0, 100);
   EXPECT_EQ(list_checkpoints(folder.path()).size(), 3u) << "0 keeps all";
-  keep_newest(folder.path(), 2);
+  keep_newest(folder.path(), 2, 100);
   EXPECT_EQ(list_checkpoints(folder.path()).back().first, 10);
+  keep_newest(folder.path(), 1, 10);
+  EXPECT_EQ(list_checkpoints(folder.path()).front().first, 10) << "the one just written stays, whatever its step";
   EXPECT_TRUE(std::filesystem::exists(folder / "checkpoint-x"));
   EXPECT_NE(earlier_run(folder.path()), "");
   const ScratchFolder empty;

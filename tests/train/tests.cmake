@@ -2,6 +2,7 @@
 add_executable(runs_train ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/support.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_model.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/golden_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_runs_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/wrong_input_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/resume_test.cpp
+               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/same_run_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/trace_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/gpu_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/device_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/support/main.cpp)

@@ -52,7 +52,7 @@ class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(RankGroup& group, int device, const std::string& name, const NcclOptions& options)
       : group_(group), device_(device), name_(name), timeout_(options.timeout_seconds), recorder_(name, group.rank()),
-        nccl_(connect_nccl(group, device, name, options)) {
+        nccl_(connect_nccl(group, device, name_, options)) {  // NCCL may keep the name's address
     try {
       run_on_all_or_fail(group_, [&] { first_use(); });
     } catch (...) {
@@ -315,6 +315,7 @@ void NcclCommunicator::first_use() {
   const size_t ranks = static_cast<size_t>(size()), bytes = (ranks + 1) * kAlign;
   CUDA_CHECK(cudaMalloc(&word_, bytes));
   CUDA_CHECK(cudaMemset(word_, 0, bytes));
+  CUDA_CHECK(cudaDeviceSynchronize());  // the stream below does not wait for the default one
   CudaStream stream("NCCL start", device_, false);
   char* all = static_cast<char*>(word_) + kAlign;
   float* sums = reinterpret_cast<float*>(all);

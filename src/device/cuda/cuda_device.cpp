@@ -122,7 +122,7 @@ class CudaDevice final : public Device {
     if (bytes > 0) CUDA_CHECK(cudaMemsetAsync(to, 0, bytes, handle_of(stream)));
   }
   void copy(Stream& stream, void* to, const void* from, size_t bytes) override {
-    if (bytes > 0 && to != from) CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle_of(stream)));
+    if (bytes > 0 && to != from) CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, handle_of(stream)));  // pinned memory too
   }
   void copy_to_host(Stream& stream, void* host, const void* from, size_t bytes) override {
     if (bytes > 0) CUDA_CHECK(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, handle_of(stream)));

@@ -49,7 +49,7 @@ RunOutcome program(const std::vector<std::string>& words) {
 RunOutcome resume(const std::string& from, int ranks, std::vector<std::string> more = {}) {
   more.insert(more.begin(), kRun.begin(), kRun.end());
   more.push_back("resume_from_checkpoint=" + from);
-  if (ranks == 1) more.push_back("gradient_accumulation_steps=4");
+  if (ranks <= 1) more.push_back("gradient_accumulation_steps=4");
   return own().train("resumed", ranks, more);
 }
 
@@ -152,6 +152,28 @@ TEST(ForeignCheckpoint, WithExternalStorageInsideIsRefusedByName) {
     const hdf5::Handle dataset(H5Dcreate2(file, path.c_str(), H5T_IEEE_F32LE, space, H5P_DEFAULT, dcpl, H5P_DEFAULT), H5Dclose, "H5Dcreate", path);
   });
   expect_refused_by_all(folder, 1, {"shard-00001-of-00002.h5:" + array, "external storage"});
+}
+
+TEST(ForeignCheckpoint, ATrainerStateThatNoRunCouldHaveIsRefusedByName) {
+  const std::string folder = copy_of_checkpoint("state");
+  const Manifest good = read_manifest(folder);
+  struct Lie {
+    const char *part, *key;
+    Json value;
+  };
+  const Lie lies[] = {{"global_batch", "ranks", 0},       {"global_batch", "ranks", UINT64_MAX},       {"global_batch", "accumulation", kMaxStep},
+                      {"trainer", "optimizer_steps", -2}, {"trainer", "optimizer_steps", INT64_MAX},   {"trainer", "elapsed_seconds", 1e300},
+                      {"trainer", "tokens", -1},          {"trainer", "loss_sums", Json::array({"x"})}};
+  for (const Lie& lie : lies) {
+    Manifest forged = good;
+    forged.state[lie.part][lie.key] = lie.value;
+    write_text(folder + "/manifest.json", dump_manifest(forged));
+    expect_says(resume(folder, 0), 2, {lie.value.is_array() ? "is not a number" : std::string(lie.key) == "accumulation" ? "global_batch" : lie.key});
+  }
+  Manifest forged = good;
+  forged.run_id = "a\n\x1b[2J";
+  write_text(folder + "/manifest.json", dump_manifest(forged));
+  expect_says(program({"inspect", folder}), 0, {"run a\\u000a\\u001b[2J"});
 }
 
 }  // namespace

@@ -89,6 +89,44 @@ TEST(OutputFolder, ASecondJobOnItIsRefusedAndTheFirstGoesOn) {
   EXPECT_EQ(first->exit_code, 0) << first->err;
 }
 
+// The program started by a script that does `before` on rank 1.
+RunOutcome train_with_rank_1(const std::string& before, const std::string& output) {
+  const ScratchFolder scratch;
+  const char* set = std::getenv("LLMTRAIN_TEST_BINARY");
+  const std::string program = fs::absolute(set && *set ? set : LLMTRAIN_TEST_BINARY).string(), script = scratch / "start";
+  write_file_atomically(script, "#!/bin/sh\nif [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then " + before + "; fi\nexec '" + program + "' \"$@\"\n");
+  fs::permissions(script, fs::perms::owner_all);
+  ::setenv("LLMTRAIN_TEST_BINARY", script.c_str(), 1);
+  std::vector<std::string> words = kRun;
+  words.push_back("tokenized_path=" + own().output("tokens"));
+  const RunOutcome run = own().train(output, 2, words);
+  set ? ::setenv("LLMTRAIN_TEST_BINARY", program.c_str(), 1) : ::unsetenv("LLMTRAIN_TEST_BINARY");
+  return run;
+}
+
+TEST(OutputFolder, OneThatARankDoesNotShareIsRefusedWithTheRankBeforeTraining) {
+  ASSERT_EQ(train_with_rank_1("true", "plain").exit_code, 0) << "the tokens are there for the others";
+  const ScratchFolder other_disk;
+  for (const char* name : {"model", "data", "train.yaml"}) fs::create_symlink(fs::path(own().path()) / name, other_disk / name);
+  fs::create_directory(other_disk / "unshared");
+  const RunOutcome unshared = train_with_rank_1("cd " + other_disk.path(), "unshared");
+  expect_refused_before_training(unshared, "unshared");
+  EXPECT_NE(unshared.err.find("rank 1 on "), std::string::npos) << unshared.err;
+  EXPECT_NE(unshared.err.find("does not see"), std::string::npos) << unshared.err;
+  for (const auto& entry : fs::directory_iterator(own().output("unshared"))) EXPECT_FALSE(entry.path().filename().string().starts_with(".seen")) << entry.path();
+}
+
+TEST(OutputFolder, OneThatARankMayNotWriteToIsRefusedWithTheRank) {
+  const std::string folder = own().output("read-only-for-one");
+  fs::create_directories(folder);
+  if (std::system("unshare -m true 2>/dev/null") != 0) GTEST_SKIP() << "no mount namespace can be made here";
+  const std::string mounted = "mount --bind '" + folder + "' '" + folder + "' && mount -o remount,ro,bind '" + folder + "'";
+  const RunOutcome run = train_with_rank_1("[ -n \"$INSIDE\" ] || exec env INSIDE=1 unshare -m \"$0\" \"$@\"; " + mounted, folder);
+  expect_refused_before_training(run, folder);
+  EXPECT_NE(run.err.find("rank 1 on "), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("may not write there"), std::string::npos) << run.err;
+}
+
 TEST(OutputFolder, TheLockDiesWithItsHolder) {
   const std::string folder = own().output("orphan");
   fs::create_directories(folder);

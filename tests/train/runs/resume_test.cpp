@@ -123,6 +123,68 @@ TEST(Resume, ARequeuedJobGoesOnWithItsOwnRunOnlyEvenUnderOverwrite) {
   EXPECT_EQ(other.err.find("resuming from"), std::string::npos) << other.err;
 }
 
+Json manifest_of(const std::string& checkpoint) { return parse_json_file(checkpoint + "/manifest.json"); }
+
+// A job of Slurm that begins at a checkpoint somewhere is stopped and requeued: it goes on with what it wrote itself.
+TEST(Resume, ARequeuedJobWithAPathGoesOnWithItsOwnRun) {
+  std::map<std::string, std::string> job{{"SLURM_JOB_ID", "88"}};
+  const std::string path = own().output("whole") + "/checkpoint-2", out = own().output("forked");
+  const std::vector<std::string> words = with(kBatch, {"resume_from_checkpoint=" + path});
+  ASSERT_EQ(own().train("forked", 2, with(words, {"max_hours=0.00001"}), job).exit_code, 85);
+  EXPECT_EQ(manifest_of(out + "/checkpoint-3")["run_id"], "slurm-88") << "a run of its own, not that of the folder it began from";
+  job["SLURM_RESTART_COUNT"] = "1";
+  const RunOutcome again = own().train("forked", 2, words, job);
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.err.find("resuming from forked/checkpoint-3: step 3"), std::string::npos) << again.err;
+  EXPECT_EQ(bits_of_run(out), bits_of_run(own().output("whole")));
+}
+
+TEST(Resume, GoingBackInTheSameFolderLeavesTheLaterCourse) {
+  std::map<std::string, std::string> job{{"SLURM_JOB_ID", "89"}};
+  const std::string out = own().output("back");
+  fs::copy(own().output("whole"), out, fs::copy_options::recursive);
+  const std::vector<std::string> words = with(kBatch, {"resume_from_checkpoint=" + out + "/checkpoint-2/", "save_total_limit=1"});
+  const RunOutcome first = own().train("back", 2, with(words, {"max_hours=0.00001"}), job);
+  ASSERT_EQ(first.exit_code, 85) << first.err;
+  EXPECT_NE(first.err.find("checkpoint-7.abandoned"), std::string::npos) << "it says so: " << first.err;
+  EXPECT_EQ(read_file(out + "/latest"), "checkpoint-3\n");
+  EXPECT_TRUE(is_regular_file(out + "/checkpoint-3/manifest.json")) << "not pruned for having a smaller step";
+  for (const char* step : {"4", "6", "7"}) EXPECT_TRUE(fs::exists(out + "/checkpoint-" + step + ".abandoned")) << step;
+  EXPECT_EQ(manifest_of(out + "/checkpoint-3")["run_id"], manifest_of(own().output("whole") + "/checkpoint-2")["run_id"]) << "the same run";
+  job["SLURM_RESTART_COUNT"] = "1";
+  const RunOutcome again = own().train("back", 2, words, job);
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.err.find("back/checkpoint-3: step 3"), std::string::npos) << again.err;
+  EXPECT_EQ(bits_of_run(out), bits_of_run(own().output("whole")));
+}
+
+TEST(Resume, AFinishedCheckpointFromElsewhereReplacesAnotherRunsOutputs) {
+  ASSERT_EQ(own().train("another", 2, with(kBatch, {"seed=7", "save_strategy=no"})).exit_code, 0);
+  ASSERT_NE(bits_of_run(own().output("another")), bits_of_run(own().output("whole")));
+  const RunOutcome run = own().train("another", 2, with(kBatch, {"resume_from_checkpoint=" + own().output("whole") + "/checkpoint-7"}));
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(run.err.find("nothing is left to do"), std::string::npos) << run.err;
+  EXPECT_EQ(bits_of_run(own().output("another")), bits_of_run(own().output("whole")));
+  EXPECT_TRUE(is_regular_file(own().output("another") + "/all_results.json"));
+  // The folder has the right checkpoint, but the outputs of a later run that wrote none.
+  fs::copy(own().output("whole") + "/checkpoint-7", own().output("another") + "/checkpoint-7", fs::copy_options::recursive);
+  ASSERT_NE(own().train("another", 2, with(kBatch, {})).err.find("nothing is left to do"), std::string::npos);
+  ASSERT_EQ(own().train("elsewhere", 1, with(kBatch, {"max_steps=1", "save_strategy=no"})).exit_code, 0);
+  for (const char* name : {"trainer_state.json", "model.safetensors"})
+    fs::copy_file(own().output("elsewhere") + "/" + name, own().output("another") + "/" + name, fs::copy_options::overwrite_existing);
+  const RunOutcome mixed = own().train("another", 2, kBatch);
+  EXPECT_EQ(mixed.exit_code, 0) << mixed.err;
+  EXPECT_EQ(bits_of_run(own().output("another")), bits_of_run(own().output("whole")));
+}
+
+TEST(Resume, ARunThatSavesOnlyTheModelDoesNotSayThatItCanGoOn) {
+  const RunOutcome run = own().train("model-only", 1, with(kBatch, {"save_only_model=true", "max_hours=0.00001"}));
+  EXPECT_EQ(run.exit_code, 1) << run.err;
+  EXPECT_NE(run.err.find("max_hours with save_only_model"), std::string::npos) << "said at the start: " << run.err;
+  EXPECT_NE(run.err.find("begins at step 0 again"), std::string::npos) << run.err;
+  EXPECT_TRUE(is_regular_file(own().output("model-only") + "/checkpoint-1/model.safetensors"));
+}
+
 TEST(Resume, WhatCannotBeResumedIsRefusedByName) {
   const RunOutcome none = own().train("nothing", 1, with(kBatch, {"resume_from_checkpoint=true"}));
   EXPECT_EQ(none.exit_code, 2) << none.err;
