@@ -66,6 +66,13 @@ size_t MemoryFile::finish() {
   return std::max<size_t>(region_.used, static_cast<size_t>(size));
 }
 
+StoredChunk chunk_at(hid_t dataset, int64_t begin, const std::string& what) {
+  const hsize_t offset = static_cast<hsize_t>(begin);
+  StoredChunk chunk;
+  check(H5Dget_chunk_info_by_coord(dataset, &offset, &chunk.mask, &chunk.address, &chunk.bytes), "H5Dget_chunk_info_by_coord", what);
+  return chunk;
+}
+
 Handle file_type(DType dtype) {
   const auto copy = [](hid_t t) { return Handle(H5Tcopy(t), H5Tclose, "H5Tcopy", "element type"); };
   switch (dtype) {

@@ -4,6 +4,7 @@
 
 #include <hdf5.h>
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -58,6 +59,15 @@ class Handle {
 
 // The file type of a DType; bfloat16 is a 16-bit float with 8 exponent bits. The caller owns the handle.
 Handle file_type(DType dtype);
+
+// Where HDF5 stores the chunk that begins at element `begin` of a one-dimensional dataset: bytes from the start of the file (HADDR_UNDEF: nowhere), stored bytes
+// with filters, and the mask of filters left out (HDF5 reference manual, H5Dget_chunk_info_by_coord). OperationError naming `what`.
+struct StoredChunk {
+  haddr_t address = HADDR_UNDEF;
+  hsize_t bytes = 0;
+  unsigned mask = 0;
+};
+StoredChunk chunk_at(hid_t dataset, int64_t begin, const std::string& what);
 
 // A new HDF5 file (latest format) that is made in memory of our own and never on disk. Add to file(), then finish(): the bytes are complete only once HDF5
 // has closed the file.  (H5Fget_file_image on an open file clears flags of the superblock without mending its checksum, so it is of no use here.)

@@ -112,11 +112,7 @@ const CheckpointReader::Chunks& CheckpointReader::chunks_of(Shard& shard, const 
   refuse_other_chunks(dcpl, dataset, space, array.shard_elements, chunks.elements, where);
   const uint64_t file_bytes = shard.file.size(), stored = chunks.bytes + kSumBytes;
   for (int64_t begin = 0; begin < array.shard_elements; begin += chunks.elements) {
-    const hsize_t offset = static_cast<hsize_t>(begin);
-    haddr_t address = HADDR_UNDEF;
-    hsize_t bytes = 0;
-    unsigned mask = 0;
-    hdf5::check(H5Dget_chunk_info_by_coord(dataset, &offset, &mask, &address, &bytes), "H5Dget_chunk_info_by_coord", where);
+    const auto [address, bytes, mask] = hdf5::chunk_at(dataset, begin, where);
     if (address == HADDR_UNDEF || mask != 0 || bytes != stored || stored > file_bytes || address > file_bytes - stored) {
       throw InputError(where, "the chunk at element " + std::to_string(begin) + " is not what this format writes, which is refused");
     }

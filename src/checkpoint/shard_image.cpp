@@ -171,11 +171,7 @@ void ShardImage::place_chunks(const CheckpointContent& content, int64_t file) {
       const hdf5::Handle dataset(H5Dopen2(file, path.c_str(), H5P_DEFAULT), H5Dclose, "H5Dopen", path);
       Placed placed{u, a.name, size_of(a.dtype), a.shard_elements, ShardImage::chunk_elements(a.shard_elements), {}};
       for (int64_t begin = 0; begin < a.shard_elements; begin += placed.chunk_elements) {
-        const hsize_t offset = static_cast<hsize_t>(begin);
-        haddr_t address = HADDR_UNDEF;
-        hsize_t bytes = 0;
-        unsigned mask = 0;
-        hdf5::check(H5Dget_chunk_info_by_coord(dataset, &offset, &mask, &address, &bytes), "H5Dget_chunk_info_by_coord", path);
+        const auto [address, bytes, mask] = hdf5::chunk_at(dataset, begin, path);
         LLMTRAIN_ASSERT(address != HADDR_UNDEF && mask == 0 && bytes == static_cast<hsize_t>(placed.chunk_elements) * placed.element_bytes + 4,
                         "a chunk of " + path + " is not where and as it was asked for");
         placed.addresses.push_back(address);

@@ -30,19 +30,10 @@ bool reset_peak() {
   return static_cast<bool>(out.flush());
 }
 
-class DataMemory : public ::testing::Test {
+class DataMemory : public DataFolderTest {
  protected:
-  ScratchFolder scratch;
-  Tokenizer tokenizer = byte_tokenizer(scratch / "tokenizer");
-  DataOptions options;
-  Log quiet{0, false};
   void SetUp() override {
-    make_directories(scratch / "data");
-    options.dataset_dir = scratch / "data";
-    options.store_dir = scratch / "out/stores";
-    options.template_name = "empty";
-    options.dataset = {"d"};
-    options.threads = 1;
+    DataFolderTest::SetUp();
     write_text(scratch / "data/dataset_info.json", R"({"d": {"file_name": "d.jsonl"}, "bad": {"file_name": "bad.jsonl"}})");
   }
   Dataset prepare() {

@@ -103,4 +103,22 @@ std::string input_error(Work&& work) {
 
 #define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << text
 
+// A scratch folder with a tokenizer and an empty dataset_dir; plain text is trained from the dataset "d".
+class DataFolderTest : public ::testing::Test {
+ protected:
+  ScratchFolder scratch;
+  Tokenizer tokenizer = byte_tokenizer(scratch / "tokenizer");
+  DataOptions options;
+  Log quiet{0, false};
+
+  void SetUp() override {
+    make_directories(scratch / "data");
+    options.dataset_dir = scratch / "data";
+    options.store_dir = scratch / "out/stores";
+    options.template_name = "empty";
+    options.dataset = {"d"};
+    options.threads = 1;
+  }
+};
+
 }  // namespace llmtrain::testing_support

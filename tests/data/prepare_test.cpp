@@ -12,21 +12,8 @@ namespace {
 
 using namespace testing_support;
 
-class Prepare : public ::testing::Test {
+class Prepare : public DataFolderTest {
  protected:
-  ScratchFolder scratch;
-  Tokenizer tokenizer = byte_tokenizer(scratch / "tokenizer");
-  DataOptions options;
-  Log quiet{0, false};
-
-  void SetUp() override {
-    make_directories(scratch / "data");
-    options.dataset_dir = scratch / "data";
-    options.store_dir = scratch / "stores";
-    options.template_name = "empty";
-    options.dataset = {"d"};
-    options.threads = 1;
-  }
   void dataset(const std::string& info, const std::string& file, const std::string& content) {
     write_text(scratch / ("data/" + file), content);
     write_text(scratch / "data/dataset_info.json", info);
@@ -264,29 +251,29 @@ std::vector<std::string> entries_of(const std::string& folder) {
 TEST_F(Prepare, AStoreIsFoundAgainUntilSomethingThatMattersChanges) {
   numbered(10);
   prepare();
-  const auto first = entries_of(scratch / "stores");
+  const auto first = entries_of(scratch / "out/stores");
   ASSERT_EQ(first.size(), 1u);
-  const auto written = std::filesystem::last_write_time(scratch / ("stores/" + first[0] + "/manifest.json"));
+  const auto written = std::filesystem::last_write_time(scratch / ("out/stores/" + first[0] + "/manifest.json"));
   prepare();
-  EXPECT_EQ(entries_of(scratch / "stores"), first);
-  EXPECT_EQ(std::filesystem::last_write_time(scratch / ("stores/" + first[0] + "/manifest.json")), written);
+  EXPECT_EQ(entries_of(scratch / "out/stores"), first);
+  EXPECT_EQ(std::filesystem::last_write_time(scratch / ("out/stores/" + first[0] + "/manifest.json")), written);
   options.overwrite_cache = true;
   prepare();
-  EXPECT_EQ(entries_of(scratch / "stores"), first);
-  EXPECT_NE(std::filesystem::last_write_time(scratch / ("stores/" + first[0] + "/manifest.json")), written);
+  EXPECT_EQ(entries_of(scratch / "out/stores"), first);
+  EXPECT_NE(std::filesystem::last_write_time(scratch / ("out/stores/" + first[0] + "/manifest.json")), written);
   options.overwrite_cache = false;
   options.cutoff_len = 9;
   prepare();
-  EXPECT_EQ(entries_of(scratch / "stores").size(), 2u);
+  EXPECT_EQ(entries_of(scratch / "out/stores").size(), 2u);
   numbered(11);
   prepare();
-  EXPECT_EQ(entries_of(scratch / "stores").size(), 3u);
+  EXPECT_EQ(entries_of(scratch / "out/stores").size(), 3u);
 }
 
 TEST_F(Prepare, ADamagedStoreIsMadeAnew) {
   numbered(10);
   const std::string want = lines(prepare().train);
-  const std::string folder = scratch / ("stores/" + entries_of(scratch / "stores")[0]), part = folder + "/part-00000.tokens";
+  const std::string folder = scratch / ("out/stores/" + entries_of(scratch / "out/stores")[0]), part = folder + "/part-00000.tokens";
   const std::string whole = read_text(part);
   for (const size_t at : {size_t{3}, size_t{20}, size_t{70}, whole.size() / 2, whole.size() - 12}) {
     std::string bad = whole;
