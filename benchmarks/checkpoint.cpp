@@ -4,7 +4,7 @@
 //
 // stall of an asynchronous save      against a plain memcpy of the same bytes into memory that was written before, on all ranks at the same time, once before and
 //                                    once after each save
-// digests (XXH3 and Fletcher-32)     as a share of a save
+// digests (XXH3 and Fletcher-32)     as a share of a save, as the I/O thread takes them
 // throughput of a save               against `dd bs=8M conv=fsync` of as many bytes into the same folder
 // restart (digests, then HDF5 reads) against `cat` of the same files (both from the page cache, or both cold where the caches can be dropped)
 //
@@ -20,7 +20,6 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/digest.h"
 #include "checkpoint/reader.h"
 #include "checkpoint/resume.h"
 #include "checkpoint/saver.h"
@@ -92,24 +91,7 @@ struct Bench {
     snapshot.push_back(slowest(group, filled));
     while (saver.under_way() && !saver.poll()) ::usleep(2000);
     write.push_back(slowest(group, saver.last().write_seconds));
-  }
-
-  void measure_digests() {
-    group.barrier();
-    const auto begin = Clock::now();
-    Digest xxh3;
-    uint32_t sum = 0;
-    constexpr size_t kChunk = size_t{1} << 20;  // elements, as in the image
-    for (const std::vector<float>& v : state) {
-      for (size_t at = 0; at < v.size(); at += kChunk) {
-        const size_t bytes = std::min(kChunk, v.size() - at) * sizeof(float);
-        sum ^= hdf5_fletcher32(v.data() + at, bytes);
-        xxh3.add(v.data() + at, bytes);
-      }
-    }
-    const double seconds = since(begin);
-    if (sum == 1 && xxh3.hex().empty()) std::printf(" ");  // the results are used
-    digest.push_back(slowest(group, seconds));
+    digest.push_back(slowest(group, saver.last().digest_seconds));
   }
 
   void measure_restart(const std::string& checkpoint, bool cold) {
@@ -156,7 +138,6 @@ void run(RankGroup& group, const std::string& base, int megabytes, int rounds) {
       b.measure_copy(copied);
       b.measure_save(saver, round + 1);
       b.measure_copy(copied);
-      b.measure_digests();
       b.dd.push_back(command_seconds(group, "dd if=/dev/zero of='" + b.folder + "/dd' bs=8M count=" + std::to_string(megabytes * 1000000 / (8 << 20) + 1) +
                                                 " conv=fsync 2>/dev/null; rm '" + b.folder + "/dd'"));
     }

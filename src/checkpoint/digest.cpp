@@ -1,6 +1,10 @@
 #include "checkpoint/digest.h"
 
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>  // the same functions, with the widest vectors that this processor has
+#else
 #include <xxhash.h>
+#endif
 
 #include <algorithm>
 #include <cstdio>

@@ -110,8 +110,9 @@ struct CheckpointSaver::State {
     const double begin = now_seconds();
     try {
       const std::string name = shard_file_name(group.rank(), group.size());
-      const std::string digest = image.write(temporary + "/" + name);
-      files.push_back({name, image.bytes(), digest});
+      const ShardImage::Written shard = image.write(temporary + "/" + name);
+      files.push_back({name, image.bytes(), shard.digest});
+      timing.digest_seconds = shard.digest_seconds;
       if (group.rank() == 0) {
         files.push_back(write_side_file(temporary, {"index.h5", index}));
         for (const SideFile& side : side_files) files.push_back(write_side_file(temporary, side));

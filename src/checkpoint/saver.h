@@ -65,6 +65,7 @@ class CheckpointSaver {
     int64_t step = 0;
     double stall_seconds = 0;   // training stood still: snapshot, and waiting in start() / finish()
     double write_seconds = 0;   // of this rank's files, fsync included
+    double digest_seconds = 0;  // of these: checksums and digest of this rank's shard
     size_t bytes = 0;
   };
   const Timing& last() const;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -35,9 +36,10 @@ hdf5::Handle create_array(hid_t group, const StoredArray& array) {
 
 namespace {
 
-// The two sums over one run of 360 words, without a carry from word to word, so that the compiler's vectors fit: lane l takes the words l, l + 8, …,
-// `plain` adds them and `sloped` adds `plain` at each of the 45 rounds, which weighs round k by 45 - k. The weight of word 8 k + l in HDF5's second sum is
-// 360 - 8 k - l = 8 (45 - k) - l. All modulo 2^32, as there.
+// The two sums over one run of words, without a carry from word to word, so that the compiler's vectors fit: each of 360 rounds takes 16 words, two to a 32-bit
+// lane. `plain` adds the words of one place in the round and `sloped` adds `plain` at each round, which weighs round k by 360 - k (and stays below 2^32:
+// 360 * 361 / 2 * 65535). The weight of word 16 k + place in HDF5's second sum is 5760 - 16 k - place = 16 (360 - k) - place. Of little-endian words:
+// exchanging the bytes of every word is a multiplication by 256 modulo 65535, which value() makes up for.
 #if defined(__x86_64__)
 #define LLMTRAIN_CLONES __attribute__((target_clones("avx2", "default")))  // picked when the program is loaded
 #else
@@ -45,30 +47,34 @@ namespace {
 #endif
 
 struct RunSums {
-  uint32_t first, second;
+  uint64_t first, second;
 };
-constexpr size_t kRunWords = 360, kLanes = 8;
+constexpr size_t kRounds = 360, kLanes = 8, kRunWords = kRounds * 2 * kLanes;
 
 LLMTRAIN_CLONES RunSums sums_of_run(const unsigned char* p) {
-  using Words = uint16_t __attribute__((vector_size(2 * kLanes)));
   using Lanes = uint32_t __attribute__((vector_size(4 * kLanes)));
-  Lanes plain{}, sloped{};
-  for (size_t k = 0; k < kRunWords / kLanes; ++k, p += 2 * kLanes) {
-    Words w;
-    std::memcpy(&w, p, sizeof w);
-    w = static_cast<Words>(w << 8) | static_cast<Words>(w >> 8);  // big-endian words on a little-endian machine
-    plain += __builtin_convertvector(w, Lanes);
-    sloped += plain;
+  Lanes plain[2] = {}, sloped[2] = {};
+  for (size_t k = 0; k < kRounds; ++k, p += sizeof(Lanes)) {
+    Lanes pairs;
+    std::memcpy(&pairs, p, sizeof pairs);
+    plain[0] += pairs & 0xffff;
+    plain[1] += pairs >> 16;
+    sloped[0] += plain[0];
+    sloped[1] += plain[1];
   }
   RunSums s{0, 0};
-  for (uint32_t l = 0; l < kLanes; ++l) {
-    s.first += plain[l];
-    s.second += kLanes * sloped[l] - l * plain[l];
+  for (uint64_t place = 0; place < 2 * kLanes; ++place) {
+    s.first += plain[place % 2][place / 2];
+    s.second += 2 * kLanes * uint64_t{sloped[place % 2][place / 2]} - place * plain[place % 2][place / 2];
   }
   return s;
 }
 
-uint32_t folded(uint32_t sum) { return (sum & 0xffff) + (sum >> 16); }
+// Modulo 65535, where only a sum of nothing but zeros is 0 (others are 65535), as in HDF5.
+uint64_t folded(uint64_t sum) {
+  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >> 16);
+  return sum;
+}
 
 // memcpy for what is not read again soon: written past the caches, a line is not fetched from memory before it is overwritten, which saves a third of the
 // traffic. The C library's does so only from a size on that a chunk does not reach.
@@ -100,31 +106,29 @@ void copy_past_caches(void* to, const void* from, size_t bytes) {
 
 }  // namespace
 
-// Sums of 16-bit big-endian words, folded every 360 words, as HDF5 defines its checksum (an odd last byte counts as a high byte).
-uint32_t hdf5_fletcher32(const void* data, size_t bytes) {
+void Fletcher32::add(const void* data, size_t bytes) {
   static_assert(std::endian::native == std::endian::little);
+  static_assert(kPiece == 2 * kRunWords);
   const auto* p = static_cast<const unsigned char*>(data);
-  uint32_t sum1 = 0, sum2 = 0;
-  size_t words = bytes / 2;
-  for (; words >= kRunWords; words -= kRunWords, p += 2 * kRunWords) {
+  for (; bytes >= kPiece; bytes -= kPiece, p += kPiece) {
     const RunSums s = sums_of_run(p);
-    sum2 = folded(sum2 + kRunWords * sum1 + s.second);
-    sum1 = folded(sum1 + s.first);
+    second_ = folded(second_ + kRunWords * first_ + s.second);
+    first_ = folded(first_ + s.first);
   }
-  if (words > 0) {
-    for (; words > 0; --words, p += 2) {
-      sum1 += static_cast<uint32_t>(p[0]) << 8 | p[1];
-      sum2 += sum1;
-    }
-    sum1 = folded(sum1);
-    sum2 = folded(sum2);
+  for (; bytes > 0; bytes -= std::min<size_t>(bytes, 2), p += 2) {
+    first_ += p[0] + (bytes > 1 ? uint64_t{p[1]} << 8 : 0);
+    second_ += first_;
   }
-  if (bytes % 2) {
-    sum1 += static_cast<uint32_t>(*p) << 8;
-    sum2 = folded(sum2 + sum1);
-    sum1 = folded(sum1);
-  }
-  return folded(sum2) << 16 | folded(sum1);
+  first_ = folded(first_);
+  second_ = folded(second_);
+}
+
+uint32_t Fletcher32::value() const { return static_cast<uint32_t>(folded(second_ << 8) << 16 | folded(first_ << 8)); }
+
+uint32_t hdf5_fletcher32(const void* data, size_t bytes) {
+  Fletcher32 sum;
+  sum.add(data, bytes);
+  return sum.value();
 }
 
 // Equal chunks of at most kMostChunkElements, so that the last one wastes less than one element per chunk.
@@ -211,27 +215,63 @@ void ShardImage::put(int unit, const std::string& array, int64_t begin, int64_t 
   }
 }
 
-// Block by block, so that what is summed is still in a cache when it is written and digested; the disk is told to begin with each block at once.
-std::string ShardImage::write(const std::string& path) {
+// Sums the chunks as the write goes along. up_to() sums what lies before `end` (and up to a piece beyond) and puts the checksums that begin there in their places.
+class ShardImage::Summing {
+ public:
+  Summing(char* region, const std::vector<Chunk>& chunks) : region_(region), chunks_(chunks) {}
+  bool has_checksum_before(uint64_t end) const { return next_ < chunks_.size() && chunks_[next_].address + chunks_[next_].bytes < end; }
+  void up_to(uint64_t end) {
+    while (next_ < chunks_.size() && chunks_[next_].address + done_ < end) {
+      const Chunk& c = chunks_[next_];
+      const uint64_t inside = std::min<uint64_t>(end - c.address - done_, c.bytes - done_);
+      const size_t n = std::min<size_t>((inside + Fletcher32::kPiece - 1) / Fletcher32::kPiece * Fletcher32::kPiece, c.bytes - done_);
+      sum_.add(region_ + c.address + done_, n);
+      done_ += n;
+      if (done_ < c.bytes) continue;
+      const uint32_t value = sum_.value();
+      std::memcpy(region_ + c.address + c.bytes, &value, sizeof value);
+      sum_ = {};
+      done_ = 0;
+      ++next_;
+    }
+  }
+
+ private:
+  char* region_;
+  const std::vector<Chunk>& chunks_;
+  size_t next_ = 0, done_ = 0;  // the chunk, and how many of its bytes are summed
+  Fletcher32 sum_;
+};
+
+// In blocks that stay in a core's own cache: the copy by write() brings them there, and sums and digest find them there (a block in which a checksum begins
+// is summed first). The disk is told to begin with every few MiB at once.
+ShardImage::Written ShardImage::write(const std::string& path) {
+  using Clock = std::chrono::steady_clock;
   File file = File::create(path);
   Digest digest;
-  constexpr size_t kBlock = size_t{8} << 20;
-  size_t next = 0;
-  for (size_t at = 0; at < size_; at += kBlock) {
+  Summing summing(region_, chunks_);
+  Clock::duration digesting{};
+  constexpr size_t kBlock = size_t{256} << 10, kAtOnce = size_t{8} << 20;
+  for (size_t at = 0; at < size_;) {
     const size_t n = std::min(kBlock, size_ - at);
-    for (; next < chunks_.size() && chunks_[next].address + chunks_[next].bytes < at + n; ++next) {  // whose checksum begins in this block
-      const Chunk& c = chunks_[next];
-      const uint32_t sum = hdf5_fletcher32(region_ + c.address, c.bytes);
-      std::memcpy(region_ + c.address + c.bytes, &sum, sizeof sum);
-    }
+    auto begin = Clock::now();
+    if (summing.has_checksum_before(at + n)) summing.up_to(at + n);
+    digesting += Clock::now() - begin;
     file.write_at(region_ + at, n, at);
+    begin = Clock::now();
+    summing.up_to(at + n);
     digest.add(region_ + at, n);
-    ::sync_file_range(file.fd(), static_cast<off64_t>(at), static_cast<off64_t>(n), SYNC_FILE_RANGE_WRITE);  // a hint: fsync below says how it went
+    digesting += Clock::now() - begin;
+    at += n;
+    if (at % kAtOnce == 0 || at == size_) {  // a hint: fsync below says how it went
+      const size_t begun = (at - 1) / kAtOnce * kAtOnce;
+      ::sync_file_range(file.fd(), static_cast<off64_t>(begun), static_cast<off64_t>(at - begun), SYNC_FILE_RANGE_WRITE);
+    }
   }
   file.sync();
   if (file.size() != size_) throw OperationError("write " + path + ": the file has " + std::to_string(file.size()) + " bytes, " + std::to_string(size_) + " were written");
   file.close();
-  return digest.hex();
+  return {digest.hex(), std::chrono::duration<double>(digesting).count()};
 }
 
 }  // namespace llmtrain

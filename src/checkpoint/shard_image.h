@@ -37,8 +37,12 @@ class ShardImage {
   void put(int unit, const std::string& array, int64_t begin, int64_t count, const void* data);
   // Where the bytes of the array belong: visit(address, first element, bytes) for each of its chunks; the last one only as far as elements go.
   void each_chunk(int unit, const std::string& array, const std::function<void(void* to, int64_t begin, size_t bytes)>& visit);
-  // Adds the checksums, writes, fsyncs and checks the size. Returns the digest of what was written.
-  std::string write(const std::string& path);
+  struct Written {
+    std::string digest;    // of all bytes of the file
+    double digest_seconds;  // that checksums and digest took
+  };
+  // Adds the checksums, writes, fsyncs and checks the size. OperationError with path and errno.
+  Written write(const std::string& path);
 
  private:
   struct Placed {  // one array: where its chunks lie in the image
@@ -52,6 +56,7 @@ class ShardImage {
     uint64_t address;
     size_t bytes;
   };
+  class Summing;
   void place_chunks(const CheckpointContent& content, int64_t file);
   const Placed& find(int unit, const std::string& array) const;
 
@@ -62,7 +67,17 @@ class ShardImage {
   std::vector<Chunk> chunks_;  // of all arrays, as they follow each other in the file
 };
 
-// HDF5's own checksum of a chunk (H5Z_FILTER_FLETCHER32), as it stores it behind the data.
+// HDF5's own checksum of a chunk (H5Z_FILTER_FLETCHER32), as it stores it behind the data: two sums of 16-bit big-endian words modulo 65535 (an odd last
+// byte counts as a high byte). Taken in pieces: all but the last are multiples of kPiece bytes.
+class Fletcher32 {
+ public:
+  static constexpr size_t kPiece = 11520;
+  void add(const void* data, size_t bytes);
+  uint32_t value() const;
+
+ private:
+  uint64_t first_ = 0, second_ = 0;
+};
 uint32_t hdf5_fletcher32(const void* data, size_t bytes);
 
 }  // namespace llmtrain

@@ -69,7 +69,7 @@ void write_checkpoint(const std::string& folder, const std::vector<UnitSpec>& un
   for (int rank = 0; rank < world; ++rank) {
     ShardImage image(m.content);
     fill_shard(image, layout, m.content, rank);
-    const std::string name = shard_file_name(rank, world), digest = image.write(folder + "/" + name);
+    const std::string name = shard_file_name(rank, world), digest = image.write(folder + "/" + name).digest;
     m.files.push_back({name, image.bytes(), digest});
   }
   std::ofstream(folder + "/manifest.json", std::ios::binary) << dump_manifest(m);
