@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/math/adamw.h"
 
 using namespace llmtrain;
 
@@ -311,6 +312,29 @@ void state_rows(Bench& b) {
           second = 0.95f * second + 0.05f * grad * grad;
           p.as<float>()[i] -= 1e-4f * (first / (std::sqrt(second) + 1e-8f) + 0.1f * p.as<float>()[i]);
           low.as<bfloat16>()[i] = bfloat16(p.as<float>()[i]);
+        }
+      });
+  const TensorView low_m = b.tensor(DType::bfloat16, {n}), low_v = b.tensor(DType::bfloat16, {n});
+  b.k().zero(b.s(), low_v);
+  const AdamWStep step{1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 10, 1};
+  b.row(
+      "adamw, states in bf16", false, 4 * bytes, [&] { b.k().adamw(b.s(), low, g, low_m, low_v, TensorView(), step); }, 4 * bytes,
+      [&] {
+        const math::AdamWFactors f =
+            math::adamw_factors(step.learning_rate, step.beta1, step.beta2, step.epsilon, step.weight_decay, step.step, step.grad_scale);
+        const auto rounded = [](float x, uint32_t random) {
+          bfloat16 y;
+          y.bits = math::stochastic_bf16(x, random);
+          return y;
+        };
+        for (int64_t i = 0; i < n; ++i) {
+          const math::RoundingBits random = math::rounding_bits(step.seed, step.stream, step.step, i);
+          float weight = static_cast<float>(low.as<bfloat16>()[i]), first = static_cast<float>(low_m.as<bfloat16>()[i]);
+          float second = static_cast<float>(low_v.as<bfloat16>()[i]);
+          math::adamw_update(f, g.as<float>()[i], weight, first, second);
+          low.as<bfloat16>()[i] = rounded(weight, random.p);
+          low_m.as<bfloat16>()[i] = rounded(first, random.m);
+          low_v.as<bfloat16>()[i] = rounded(second, random.v);
         }
       });
   b.row(

@@ -26,10 +26,8 @@ void add_evaluation(std::vector<Key>& t) {
   t.push_back(key("generation_config", ValueKind::text, "null", "generation at evaluation").without_effect(predict));
   t.push_back(
       key("sortish_sampler", ValueKind::boolean, "false", "order of rows").not_yet("not supported in this version; rows are not padded anyway"));
-  t.push_back(
-      key("eval_delay", ValueKind::number, "0", "no evaluation before this step").not_yet("delaying evaluation is not supported in this version"));
-  t.push_back(key("eval_on_start", ValueKind::boolean, "false", "evaluate before the first step")
-                  .not_yet("evaluating before the first step is not supported in this version"));
+  t.push_back(key("eval_delay", &Config::eval_delay, "0.0", "no evaluation before so many steps (eval_strategy: steps) or epochs (epoch)").at_least(0));
+  t.push_back(key("eval_on_start", &Config::eval_on_start, "false", "evaluate before the first step too"));
 }
 
 void add_services(std::vector<Key>& t) {
@@ -51,7 +49,10 @@ void add_services(std::vector<Key>& t) {
   for (const char* name : {"log_level", "log_level_replica"})
     t.push_back(key(name, ValueKind::text, "null", "verbosity of transformers").without_effect("one rank speaks, always"));
   t.push_back(key("disable_tqdm", ValueKind::boolean, "null", "no progress bar").without_effect("see progress"));
-  t.push_back(key("include_num_input_tokens_seen", ValueKind::text, "no", "count tokens").without_effect("tokens are counted always"));
+  t.push_back(key("include_num_input_tokens_seen", &Config::include_num_input_tokens_seen, "no",
+                  "log num_input_tokens_seen at each step; all, or true: with the padding that LLaMA-Factory's batches would have, non_padding: without")
+                  .one_of({"no", "all", "non_padding"})
+                  .or_boolean("all", "no"));
   t.push_back(
       key("include_tokens_per_second", ValueKind::boolean, "false", "tokens per second").without_effect("tokens per second are logged always"));
 }
@@ -85,8 +86,8 @@ void add_own_keys(std::vector<Key>& t) {
   t.push_back(key("device", &Config::device, "auto", "where to compute; auto: the GPU where there is one").one_of({"auto", "cpu", "cuda"}));
   t.push_back(key("deterministic", &Config::deterministic, "false", "GPUs: bitwise equal results from run to run; the CPU is so always"));
   t.push_back(key("states", &Config::states, "float32",
-                  "master weights and moments: float32 (16 bytes a parameter with gradient), mixed (float32 weights, bfloat16 moments), bfloat16 (8 "
-                  "bytes, stochastic rounding)")
+                  "master weights and moments: float32 (with bf16: true 18 bytes a parameter, its float32 gradient and bfloat16 copy included), mixed (float32 "
+                  "weights, bfloat16 moments: 14 bytes), bfloat16 (10 bytes, stochastic rounding)")
                   .one_of({"float32", "mixed", "bfloat16"}));
   t.push_back(key("recompute", &Config::recompute, "auto",
                   "activations computed again in the backward pass: none, cheap (norms, activation functions), full (whole blocks)")

@@ -10,8 +10,6 @@
 
 #include "comm/context.h"
 #include "core/philox.h"
-#include "kernels/math/adamw.h"
-#include "kernels/math/bf16.h"
 
 namespace llmtrain {
 namespace {
@@ -146,7 +144,18 @@ float widened(const TensorView& states, int64_t i) {
   return states.dtype == DType::float32 ? states.as<float>()[i] : static_cast<float>(states.as<bfloat16>()[i]);
 }
 
-// States in bfloat16 are rounded by random bits of the element, so every rank count gives the bits of this one loop over the whole array.
+// One element, kept as either type.
+struct Element {
+  float wide;
+  bfloat16 narrow;
+  DType dtype;
+  Element(DType type, float x) : wide(x), narrow(x), dtype(type) {}
+  TensorView view() { return dtype == DType::float32 ? TensorView(&wide, {1}) : TensorView(&narrow, {1}); }
+  float value() { return widened(view(), 0); }
+};
+
+// States in bfloat16 are rounded by random bits of the element, so every rank count gives the bits of this loop, which takes single elements by their place
+// in the whole array. (The kernel itself, and its bits, are compared with the formula in tests/kernels.)
 void check_stochastic_states(const StateTypes& states) {
   AdamWOptions o;
   o.weight_decay = 0.1;
@@ -154,7 +163,6 @@ void check_stochastic_states(const StateTypes& states) {
   o.states = states;
   o.seed = 0x123456789abcdefull;
   const float lr = 0.01f;
-  const bool low_master = states.master == DType::bfloat16;
   Machine machine(mpi(), o, DType::bfloat16);
   for (uint32_t step = 1; step <= 4; ++step) {
     machine.set_gradients(step, 1.0f);
@@ -167,21 +175,17 @@ void check_stochastic_states(const StateTypes& states) {
       const ParameterSpec& spec = units()[static_cast<size_t>(u)].parameters[static_cast<size_t>(range.parameter)];
       for (int64_t i = 0; i < range.count; ++i) {
         const int64_t at = range.shard_begin + i, element = shard_begin + at;
-        float p = value_at(spec.name, range.tensor_begin + i, 0), m = 0, v = 0;
-        if (low_master) p = static_cast<float>(bfloat16(p));
-        const float first = p;
-        const auto rounded = [](float x, uint32_t random) { return math::float_from_bf16(math::stochastic_bf16(x, random)); };
+        Element p(states.master, value_at(spec.name, range.tensor_begin + i, 0)), m(states.moments, 0), v(states.moments, 0);
+        const float first = p.value();
         for (uint32_t step = 1; step <= 4; ++step) {
-          const math::AdamWFactors f = math::adamw_factors(lr, 0.9f, 0.999f, 1e-8f, spec.decay ? 0.1f : 0.0f, step, 1.0f);
-          math::adamw_update(f, value_at(spec.name, range.tensor_begin + i, step), p, m, v);
-          const math::RoundingBits bits = math::rounding_bits(o.seed, static_cast<uint32_t>(u), step, element);
-          m = rounded(m, bits.m), v = rounded(v, bits.v);
-          if (low_master) p = rounded(p, bits.p);
+          Element gradient(DType::float32, value_at(spec.name, range.tensor_begin + i, step));
+          machine.kernels->adamw(*machine.stream, p.view(), gradient.view(), m.view(), v.view(), TensorView(),
+                                 {lr, 0.9f, 0.999f, 1e-8f, spec.decay ? 0.1f : 0.0f, step, 1.0f, o.seed, static_cast<uint32_t>(u), element});
         }
-        ASSERT_EQ(widened(machine.optimizer->first_moment(u), at), m) << spec.name << " " << i;
-        ASSERT_EQ(widened(machine.optimizer->second_moment(u), at), v) << spec.name << " " << i;
-        ASSERT_EQ(widened(machine.manager->master(u), at), p) << spec.name << " " << i;
-        moved += p != first;
+        ASSERT_EQ(widened(machine.optimizer->first_moment(u), at), m.value()) << spec.name << " " << i;
+        ASSERT_EQ(widened(machine.optimizer->second_moment(u), at), v.value()) << spec.name << " " << i;
+        ASSERT_EQ(widened(machine.manager->master(u), at), p.value()) << spec.name << " " << i;
+        moved += p.value() != first;
       }
     }
   }
