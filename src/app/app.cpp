@@ -10,6 +10,7 @@
 #include "app/help.h"
 #include "config/value.h"
 #include "core/error.h"
+#include "core/printable.h"
 
 namespace llmtrain {
 namespace {
@@ -54,7 +55,7 @@ int rank_of_launcher() {
 int run_app(const std::vector<std::string>& words, App& app) {
   // Without MPI every rank has this error: one says it, and the others wait, since a launcher kills all when the first one leaves.
   const auto say = [&](const std::string& message) {
-    if (app.speaks()) std::cerr << "llmtrain: " << message << std::endl;
+    if (app.speaks()) std::cerr << "llmtrain: " << printable(message, true) << std::endl;
     if (!app.speaks()) std::this_thread::sleep_for(std::chrono::milliseconds(500));
   };
   try {

@@ -3,9 +3,13 @@
 
 #include <boost/program_options/value_semantic.hpp>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <thread>
 
+#include "app/cleanup_on_signal.h"
 #include "app/commands.h"
 #include "app/help.h"
 #include "app/ranks.h"
@@ -35,17 +39,30 @@ class TemporaryStore {
     path_ = broadcast_string(group, made, 0);
     std::error_code ignored;
     std::filesystem::create_directories(path_, ignored);
+    ended_.emplace([this] { remove(); });
   }
   ~TemporaryStore() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
+    ended_.reset();
+    remove();
   }
   TemporaryStore(const TemporaryStore&) = delete;
   TemporaryStore& operator=(const TemporaryStore&) = delete;
   const std::string& path() const { return path_; }
 
  private:
+  // Another thread may yet be writing into it.
+  void remove() const {
+    constexpr int kTries = 20;
+    std::error_code error;
+    for (int i = 0; i < kTries; ++i) {
+      std::filesystem::remove_all(path_, error);
+      if (!error) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+
   std::string path_;
+  std::optional<CleanupOnSignal> ended_;
 };
 
 // Before minutes of tokenising: --out can become a file.
@@ -55,14 +72,11 @@ void check_out(const std::string& out) {
   if (!parent.empty() && !is_directory(parent)) throw InputError("--out " + out, "there is no folder " + parent);
 }
 
-// A line for each row: of the training set in the dataset's order, those that val_size set aside included, then of the evaluation sets.
+// A line for each row: of the training set in the order before shuffling, then of the evaluation sets.
 void write_rows(const Dataset& data, const std::string& out) {
   std::vector<TokenStore> stores;
-  if (!data.train.empty()) stores.push_back(data.train.whole());
-  for (const EvalSet& e : data.eval) {
-    const bool split_off = !data.train.empty() && &e.store.info() == &data.train.info();
-    if (!split_off) stores.push_back(e.store);
-  }
+  if (!data.train.empty()) stores.push_back(data.train);
+  for (const EvalSet& e : data.eval) stores.push_back(e.store);
   write_golden_lines(stores, out);
 }
 

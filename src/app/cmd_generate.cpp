@@ -16,6 +16,7 @@
 #include "data/templates.h"
 #include "train/generate.h"
 #include "train/model_setup.h"
+#include "train/same_model.h"
 
 namespace po = boost::program_options;
 
@@ -203,6 +204,7 @@ int command_generate(const std::vector<std::string>& args, App& app) {
       request = request_of(line);
       model = open_model(request.model, "--model");
     });
+    check_same_model(group, model);
     run_on_all_or_fail(group, [&] {
       if (group.rank() == 0) request.prompt = line.has("prompt") ? line.get<std::string>("prompt") : read_stdin();
     });

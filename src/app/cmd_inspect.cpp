@@ -1,9 +1,9 @@
 // llmtrain inspect: what a checkpoint holds, and whether every byte of it is as it was written.
 #include <boost/program_options/value_semantic.hpp>
-#include <cstdio>
 
 #include "app/commands.h"
 #include "app/help.h"
+#include "core/printable.h"
 #include "checkpoint/reader.h"
 #include "checkpoint/resume.h"
 #include "core/error.h"
@@ -27,25 +27,6 @@ Json tensors_json(const Manifest& m) {
     }
   }
   return tensors;
-}
-
-// Names come from a file that anybody may have written: control characters (C0, DEL, and C1 in UTF-8) are shown, not sent to the terminal. `lines`: a message
-// of this program, which may have several.
-std::string printable(const std::string& text, bool lines = false) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto c = static_cast<unsigned char>(text[i]), next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
-    const bool c1 = c == 0xc2 && next >= 0x80 && next < 0xa0;
-    if ((c >= 0x20 && c != 0x7f && !c1) || (lines && c == '\n')) {
-      out += text[i];
-      continue;
-    }
-    char code[8];
-    std::snprintf(code, sizeof code, "\\u%04x", c1 ? next : c);
-    out += code;
-    i += c1;
-  }
-  return out;
 }
 
 std::string text_report(const Manifest& m, const std::string& fault) {
@@ -87,8 +68,7 @@ int command_inspect(const std::vector<std::string>& args, App& app) {
   if (!line.parse(args, app)) return kExitDone;
   if (line.words().empty()) throw InputError("llmtrain inspect", "CHECKPOINT is missing", "name a checkpoint-<step> folder");
   const std::string folder = line.words().front();
-  if (!is_directory(folder)) throw InputError(folder, "no such folder");
-  if (!is_regular_file(folder + "/manifest.json")) throw InputError(folder, "this folder holds no checkpoint (no manifest.json)");
+  check_is_checkpoint(folder);
   SoloGroup solo;
   Manifest manifest;
   std::string fault;

@@ -12,6 +12,7 @@
 #include "app/version.h"
 #include "comm/watchdog.h"
 #include "core/error.h"
+#include "core/json.h"
 #include "train/run.h"
 #include "train/stop_request.h"
 
@@ -69,7 +70,7 @@ int command_train(const std::vector<std::string>& args, App& app) {
   try {
     if (!line.has("config")) throw InputError("llmtrain train", "--config is missing", "name the YAML file: llmtrain train --config F");
     std::vector<std::string> words = line.words();
-    if (line.has("max-hours")) words.push_back("max_hours=" + std::to_string(line.get<double>("max-hours")));
+    if (line.has("max-hours")) words.push_back("max_hours=" + dump_json(line.get<double>("max-hours")));
     checked = check_configuration(line.get<std::string>("config"), words);
   } catch (...) {
     fault = std::current_exception();

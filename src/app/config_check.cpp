@@ -70,6 +70,8 @@ CheckedConfig check_configuration(const std::string& path, const std::vector<std
   check_trainable(*result.deepspeed);
   check_trainable(result.config);  // again: precision may come from there
   result.notes.insert(result.notes.end(), result.deepspeed->notes.begin(), result.deepspeed->notes.end());
+  if (result.config.decays_everything && result.config.weight_decay > 0)
+    result.notes.push_back(*result.config.deepspeed + ": optimizer: weight decay applies to norms and biases too, as under DeepSpeed; without the section it does not");
   return result;
 }
 

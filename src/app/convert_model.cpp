@@ -10,6 +10,7 @@
 #include "core/file.h"
 #include "hf/copy_tensors.h"
 #include "model/model_weights.h"
+#include "train/same_model.h"
 
 namespace llmtrain {
 namespace {
@@ -17,6 +18,7 @@ namespace {
 // A model to convert, whatever it is stored as.
 struct OpenSource {
   std::unique_ptr<TensorSource> tensors;
+  const ModelFolder* weights = nullptr;  // of `tensors`, where it is a Hugging Face folder
   ExportChoices choices;  // of the small files; dtype is set later
 };
 
@@ -31,6 +33,7 @@ OpenSource open_hugging_face(const std::string& folder, Log& log) {
   OpenSource source;
   source.choices.source_folder = folder;
   source.choices.config = config.raw;
+  source.weights = &weights->folder();
   source.tensors = std::move(weights);
   return source;
 }
@@ -55,6 +58,9 @@ void check_out(const ConvertOptions& options) {
   if (is_directory(options.out) && std::filesystem::equivalent(options.out, resolve_model(options.source, "SRC"), error)) {
     throw InputError(options.out, "is the folder that is read", "name another folder for the result");
   }
+  if (is_regular_file(options.out + "/manifest.json")) {  // even with --force: its digests cover config.json and the tokenizer
+    throw InputError(options.out, "is a checkpoint, which a model written into it would damage", "name another folder for the result");
+  }
   if (is_directory(options.out) && !std::filesystem::is_empty(options.out) && !options.force) {
     throw InputError(options.out, "is not empty", "name another folder, or give --force to replace the model in it");
   }
@@ -66,12 +72,14 @@ ConvertResult convert_model(const ConvertOptions& options, RankGroup& group, Log
   OpenSource source;
   std::vector<SmallFile> small_files;
   ConvertResult result;
-  const bool checkpoint = is_checkpoint_folder(options.source);
+  char checkpoint = is_checkpoint_folder(options.source) ? 1 : 0;
+  group.broadcast(&checkpoint, 1, 0);  // one answer: a rank whose node has another folder there is refused by what it reads, not left waiting
   run_on_all_or_fail(group, [&] {
     if (group.rank() == 0) check_out(options);
     if (!checkpoint) source = open_hugging_face(resolve_model(options.source, "SRC"), log);
   });
   if (checkpoint) source = open_checkpoint_source(options.source, group, log);
+  if (source.weights) check_same_model(group, source.choices.source_folder, *source.weights);
   run_on_all_or_fail(group, [&] {
     const DType stored = source.tensors->dtype();
     result.dtype = options.dtype.value_or(stored == DType::float64 ? DType::float32 : stored);

@@ -9,7 +9,9 @@
 #include <thread>
 
 #include "comm/deadline.h"
+#include "comm/exit_gate.h"
 #include "core/error.h"
+#include "core/printable.h"
 
 namespace llmtrain {
 namespace {
@@ -24,11 +26,11 @@ enum class Says { for_all, own };
 void say(const MpiRuntime& mpi, const std::string& message, Says says) {
   const std::string me = "rank " + std::to_string(mpi.rank()) + " on " + mpi.host();
   const bool named = says == Says::own && mpi.active() && message.find(me) == std::string::npos;
-  std::cerr << "llmtrain: " + (named ? me + ": " : "") + message + "\n" << std::flush;
+  std::cerr << "llmtrain: " + (named ? me + ": " : "") + printable(message, true) + "\n" << std::flush;
 }
 
 // All ranks have the same error: rank 0 says it, and nobody leaves before that (a launcher kills the others when the first one leaves).
-int leave_together(MpiRuntime& mpi, const std::string& message, int exit_code) {
+int leave_together(MpiRuntime& mpi, ExitGate* gate, double patience_seconds, const std::string& message, int exit_code) {
   if (mpi.rank() == 0) say(mpi, message, Says::for_all);
   if (mpi.active() && mpi.size() > 1) {
     std::thread([&mpi, message, exit_code] {
@@ -38,6 +40,7 @@ int leave_together(MpiRuntime& mpi, const std::string& message, int exit_code) {
     }).detach();
   }
   mpi.finalise();
+  if (gate != nullptr) gate->leave(patience_seconds);
   return exit_code;
 }
 
@@ -62,19 +65,23 @@ int run_on_ranks(App& app, const std::function<int(MpiRuntime& mpi, RankGroup& g
   app.launcher_rank = mpi.active() ? mpi.rank() : app.launcher_rank;
   app.log.set_rank(mpi.rank(), mpi.rank() == 0);
   std::unique_ptr<RankGroup> group;  // on a failure it stays: freeing it might wait for ranks that have gone
+  std::optional<ExitGate> gate;
   try {
     group = make_rank_group(mpi);
+    gate.emplace(*group, mpi.host());
     if (options.prepare) options.prepare(mpi, *group);
     deadline.reset();
     const int exit_code = work(mpi, *group);
     deadline.emplace(options.patience_seconds, "MPI_Finalize (the results are complete)");
     group.reset();
     mpi.finalise();
+    deadline.reset();
+    gate->leave(options.patience_seconds);
     return exit_code;
   } catch (const InputError& e) {
-    return leave_together(mpi, e.what(), kExitInput);
+    return leave_together(mpi, gate ? &*gate : nullptr, options.patience_seconds, e.what(), kExitInput);
   } catch (const NotHere& e) {
-    return leave_together(mpi, e.what(), kExitNotHere);
+    return leave_together(mpi, gate ? &*gate : nullptr, options.patience_seconds, e.what(), kExitNotHere);
   } catch (const FailureOfAll& e) {
     fail_alike(mpi, e.what());
   } catch (const PeerFailure& e) {  // the text is that of the rank that failed

@@ -14,7 +14,8 @@ namespace llmtrain {
 //   anything else         an operation failed, perhaps on this rank alone: the message, then MPI_Abort.
 // Returns the ExitCode of `work`, which is the same on all ranks, or that of its error.
 struct RanksOptions {
-  // MPI_Init and MPI_Finalize that take longer (a rank is stopped, a node cannot be reached) end the process with a message.
+  // MPI_Init and MPI_Finalize that take longer (a rank is stopped, a node cannot be reached), and a rank of the node that has not left so long after the
+  // others, end the process with a message.
   double patience_seconds = 600;
   // Called once the ranks have met, within the same time.
   std::function<void(MpiRuntime& mpi, RankGroup& group)> prepare;

@@ -1,7 +1,10 @@
 #include "checkpoint/content.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <set>
+#include <utility>
 
 #include "core/error.h"
 
@@ -78,33 +81,65 @@ StoredTensor tensor_from_json(const Json& json, const std::string& where) {
   return t;
 }
 
+// Of a unit, an array, a tensor: each is part of a path in HDF5 files, and tensors are keys of a safetensors header.
+const std::string& checked_name(const std::string& name, std::set<std::string>& known, const char* what, const std::string& where) {
+  const bool plain = !name.empty() && name != "__metadata__" && std::none_of(name.begin(), name.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f || c == '/'; });
+  if (!plain) throw InputError(where, std::string("the name of ") + what + " is not one that this format writes: " + dump_json(name).substr(0, 80));
+  if (!known.insert(name).second) throw InputError(where, std::string(what) + " is listed twice: " + name);
+  return name;
+}
+
+StoredArray array_from_json(const Json& json, int world, const std::string& where) {
+  StoredArray a;
+  a.name = text(json, "name", where);
+  a.dtype = parse_dtype(text(json, "dtype", where), where);
+  if (a.dtype != DType::float32 && a.dtype != DType::bfloat16) throw InputError(where, "array " + a.name + " is of type " + name_of(a.dtype) + ", which this format does not write");
+  a.trained = truth(json, "trained", where);
+  a.shard_elements = number(json, "shard_elements", 0, kMostElements / world, where);
+  return a;
+}
+
+// Every tensor inside every array that holds it, and no two in one place.
+void check_places(const StoredUnit& unit, int world, const std::string& where) {
+  for (const StoredArray& a : unit.arrays) {
+    for (const StoredTensor& t : unit.tensors) {
+      if (t.trained == a.trained && t.offset + t.shape.elements() > a.shard_elements * world) {
+        throw InputError(where, "tensor " + t.name + " leaves the array " + unit.name + "/" + a.name);
+      }
+    }
+  }
+  for (const bool trained : {true, false}) {
+    std::vector<std::pair<int64_t, const StoredTensor*>> places;
+    for (const StoredTensor& t : unit.tensors) {
+      if (t.trained == trained && t.shape.elements() > 0) places.emplace_back(t.offset, &t);
+    }
+    std::sort(places.begin(), places.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (size_t i = 1; i < places.size(); ++i) {
+      const StoredTensor &before = *places[i - 1].second, &t = *places[i].second;
+      if (before.offset + before.shape.elements() > t.offset) throw InputError(where, "tensors " + before.name + " and " + t.name + " lie in one place");
+    }
+  }
+}
+
 }  // namespace
 
 CheckpointContent content_from_json(const Json& json, const std::string& where) {
   if (!json.is_object()) throw InputError(where, "the content is not an object");
   CheckpointContent content;
   content.world = static_cast<int>(number(json, "world_size", 1, 1 << 20, where));
+  std::set<std::string> units, tensors;
   for (const Json& u : list(json, "units", where)) {
     StoredUnit unit;
-    unit.name = text(u, "name", where);
+    std::set<std::string> arrays;
+    unit.name = checked_name(text(u, "name", where), units, "a unit", where);
     for (const Json& t : list(u, "tensors", where)) unit.tensors.push_back(tensor_from_json(t, where));
-    for (const Json& a : list(u, "arrays", where)) {
-      StoredArray array;
-      array.name = text(a, "name", where);
-      array.dtype = parse_dtype(text(a, "dtype", where), where);
-      array.trained = truth(a, "trained", where);
-      array.shard_elements = number(a, "shard_elements", 0, kMostElements / content.world, where);
-      unit.arrays.push_back(array);
-    }
-    for (const StoredArray& a : unit.arrays) {
-      for (const StoredTensor& t : unit.tensors) {
-        if (t.trained == a.trained && t.offset + t.shape.elements() > a.shard_elements * content.world) {
-          throw InputError(where, "tensor " + t.name + " leaves the array " + unit.name + "/" + a.name);
-        }
-      }
-    }
+    for (const StoredTensor& t : unit.tensors) checked_name(t.name, tensors, "a tensor", where);
+    for (const Json& a : list(u, "arrays", where)) unit.arrays.push_back(array_from_json(a, content.world, where));
+    for (const StoredArray& a : unit.arrays) checked_name(a.name, arrays, "an array", where);
+    check_places(unit, content.world, where);
     content.units.push_back(std::move(unit));
   }
+  if (tensors.empty()) throw InputError(where, "no tensor is listed");
   return content;
 }
 

@@ -50,7 +50,8 @@ struct CheckpointContent {
 };
 
 Json to_json(const CheckpointContent& content);
-// InputError naming `where` when a number is negative, a tensor leaves its array, an array is too short for its tensors.
+// InputError naming `where` when a number is negative, a tensor leaves its array, an array is too short for its tensors or of another type than this format
+// writes, a name is none or there twice, two tensors share a place, or there is no tensor.
 CheckpointContent content_from_json(const Json& json, const std::string& where);
 
 // "shard-00002-of-00004.h5"

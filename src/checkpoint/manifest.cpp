@@ -16,7 +16,6 @@ namespace {
 
 constexpr const char* kFormat = "llmtrain checkpoint";
 constexpr int kVersion = 1;
-constexpr size_t kLimit = size_t{256} << 20;
 
 Json without_digest(const Manifest& m) {
   Json files = Json::array();
@@ -60,15 +59,20 @@ void check_shards_are_listed(const Manifest& m, const std::string& where) {
 
 }  // namespace
 
-std::string dump_manifest(const Manifest& manifest) {
+std::string dump_manifest(const Manifest& manifest, size_t most_bytes) {
   Json json = without_digest(manifest);
   json["digest"] = digest_of(dump_json(json, 1));
-  return dump_json(json, 1) + "\n";
+  std::string text = dump_json(json, 1) + "\n";
+  if (text.size() > most_bytes) {
+    throw OperationError("manifest.json of step " + std::to_string(manifest.step) + " would have " + std::to_string(text.size()) + " bytes, more than the " + std::to_string(most_bytes) +
+                         " that are read: the log history in it is too long; go on from the checkpoint before with a larger logging_steps");
+  }
+  return text;
 }
 
 Manifest read_manifest(const std::string& folder) {
   const std::string path = folder + "/manifest.json";
-  const std::string text = read_file(path, kLimit);
+  const std::string text = read_file(path, kMostManifestBytes);
   Json json = parse_json(text, path);
   if (!json.is_object() || json.value("format", Json()) != kFormat) throw InputError(path, "this is not the manifest of a checkpoint");
   if (const Json version = json.value("format_version", Json()); version != kVersion) {
@@ -82,6 +86,7 @@ Manifest read_manifest(const std::string& folder) {
   json.erase("digest");
   if (digest_of(dump_json(json, 1)) != digest) throw InputError(path, "its digest does not fit its content: changed or damaged after it was written");
   Manifest m;
+  m.digest = digest;
   m.run_id = member_text(json, "run_id", path);
   m.build = member_text(json, "build", path);
   m.step = whole_number(json, "step", 0, kMaxStep, path);

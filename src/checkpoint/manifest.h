@@ -28,6 +28,7 @@ struct Manifest {
   std::vector<ManifestFile> files;
   Json state;                // the trainer's: sampler position, schedule, counters, configuration
   std::string build;         // --version block of the program that wrote it
+  std::string digest;        // of itself, where it was read; dump_manifest() makes its own
 };
 
 // The checkpoint is not damaged: a newer version of this program wrote it.
@@ -36,7 +37,11 @@ class NewerFormat : public InputError {
   using InputError::InputError;
 };
 
-std::string dump_manifest(const Manifest& manifest);
+// It holds the whole log history, about 600 bytes a logged step: this is enough for 1.7 million.
+inline constexpr size_t kMostManifestBytes = size_t{1} << 30;
+
+// OperationError where the text would be longer than read_manifest() takes: such a checkpoint could never be used.
+std::string dump_manifest(const Manifest& manifest, size_t most_bytes = kMostManifestBytes);
 // InputError naming the file and the fault: missing, broken, changed since it was written, of an unknown format version (NewerFormat
 // where it is a later one), without a digest of each shard.
 Manifest read_manifest(const std::string& folder);

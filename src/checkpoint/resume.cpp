@@ -47,18 +47,43 @@ bool unwanted(const std::string& folder, const std::function<bool(const Manifest
 }
 }  // namespace
 
+void check_is_checkpoint(const std::string& folder) {
+  if (!is_directory(folder)) throw InputError(folder, "no such checkpoint folder");
+  if (is_regular_file(folder + "/manifest.json")) return;
+  std::string name = std::filesystem::path(folder).lexically_normal().string();
+  while (name.ends_with('/')) name.pop_back();
+  if (name.ends_with(".tmp")) {
+    throw InputError(folder, "this checkpoint is being written, or the job that wrote it ended before it was whole", "name one without .tmp");
+  }
+  if (const auto inside = list_checkpoints(folder); !inside.empty()) {
+    throw InputError(folder, "this is an output folder, not a checkpoint", "name a checkpoint in it, such as " + inside.front().second);
+  }
+  if (looks_like_checkpoint(folder)) return;  // its manifest is missing: damaged
+  const bool model = is_regular_file(folder + "/model.safetensors") || is_regular_file(folder + "/model.safetensors.index.json");
+  throw InputError(folder, model ? "this is a plain model folder (an exported model, or save_only_model: true wrote it): it holds no optimizer state to resume from"
+                                 : "this folder holds no checkpoint (no manifest.json)");
+}
+
+namespace {
+// Ranks that read different ones (a node with its own copy under the same path) would train a mixture, or wait for each other for ever. Collective.
+void check_same_checkpoint(const std::string& folder, const Manifest& manifest, RankGroup& group) {
+  const std::string first = broadcast_string(group, manifest.digest, 0), step = broadcast_string(group, std::to_string(manifest.step), 0);
+  run_on_all_or_fail(group, [&] {
+    if (manifest.digest == first) return;
+    throw InputError(folder, "this rank sees another checkpoint there (step " + std::to_string(manifest.step) + ") than rank 0 (step " + step + ")",
+                     "give a folder on a file system that all nodes share, as an absolute path");
+  });
+}
+}  // namespace
+
 FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group) {
   FoundCheckpoint found;
   found.folder = folder;
   run_on_all_or_fail(group, [&] {
-    if (!is_directory(folder)) throw InputError(folder, "no such checkpoint folder");
-    if (!looks_like_checkpoint(folder)) {
-      const bool model = is_regular_file(folder + "/model.safetensors") || is_regular_file(folder + "/model.safetensors.index.json");
-      throw InputError(folder, model ? "this is a plain model folder (save_only_model: true wrote it): it holds no optimizer state to resume from"
-                                     : "this folder holds no checkpoint (no manifest.json)");
-    }
+    check_is_checkpoint(folder);
     found.manifest = read_manifest(folder);
   });
+  check_same_checkpoint(folder, found.manifest, group);
   const std::string fault = verify_files(folder, found.manifest, group);
   if (!fault.empty()) throw InputError(folder, fault);
   return found;

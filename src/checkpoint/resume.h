@@ -16,7 +16,11 @@ struct FoundCheckpoint {
   Manifest manifest;
 };
 
-// The checkpoint in `folder`, every byte verified. InputError naming what is wrong. Collective.
+// InputError saying why `folder` is no checkpoint, where it has none of what a checkpoint holds, or what cannot be one yet: missing, being written, a plain
+// model, an output folder with checkpoints inside.
+void check_is_checkpoint(const std::string& folder);
+
+// The checkpoint in `folder`, every byte verified, the same on every rank. InputError naming what is wrong. Collective.
 FoundCheckpoint open_checkpoint(const std::string& folder, RankGroup& group);
 
 // The newest valid checkpoint of output_dir. Damaged ones are named in the log with what is wrong, and the one before is tried. None at all

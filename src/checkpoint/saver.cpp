@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "checkpoint/digest.h"
+#include "checkpoint/folders.h"
 #include "checkpoint/index_file.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -21,19 +22,6 @@ namespace {
 
 double now_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-void sync_folder(const std::string& path) {
-  const int fd = open_uninterrupted(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) throw_errno("open", path, errno);
-  int result;
-  do {
-    result = ::fsync(fd);
-  } while (result != 0 && errno == EINTR);
-  const int error = errno;
-  ::close(fd);
-  // Some network file systems cannot fsync a folder and say EINVAL: the rename is then as durable as they make it.
-  if (result != 0 && error != EINVAL && error != ENOTSUP) throw_errno("fsync", path, error);
-}
-
 ManifestFile write_side_file(const std::string& folder, const SideFile& side) {
   File file = File::create(folder + "/" + side.name);
   file.write_at(side.content.data(), side.content.size(), 0);
@@ -41,39 +29,6 @@ ManifestFile write_side_file(const std::string& folder, const SideFile& side) {
   if (file.size() != side.content.size()) throw OperationError("write " + file.path() + ": the size is wrong after writing");
   file.close();
   return {side.name, side.content.size(), digest_of(side.content)};
-}
-
-void remove_folder(const std::string& path) {
-  std::error_code ignored;
-  std::filesystem::remove_all(path, ignored);
-}
-
-// Puts `from` in the place of `to`, an existing folder, which ends under the name that is returned. There is no moment without either where the file
-// system can exchange two names; elsewhere (NFS) the old one is under its other name for a moment, where find_checkpoint looks for it.
-std::string replace_folder(const std::string& from, const std::string& to) {
-  int result;
-  do {
-    result = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE);
-  } while (result != 0 && errno == EINTR);
-  if (result == 0) return from;
-  if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) throw_errno("rename", from + " -> " + to, errno);
-  const std::string old = to + kReplacedSuffix;
-  remove_folder(old);
-  rename_path(to, old);
-  try {
-    rename_path(from, to);
-  } catch (...) {
-    ::rename(old.c_str(), to.c_str());
-    throw;
-  }
-  return old;
-}
-
-// "checkpoint-4.tmp", "checkpoint-4.old.tmp", "checkpoint-4.replaced", "latest.tmp.77": what a save that was killed left behind; ".seen-by-all-77": what
-// a start that was killed did (train/output_dir.cpp).
-bool is_leftover(const std::string& name) {
-  if (name.starts_with("latest.tmp.") || name.starts_with(".seen-by-all-")) return true;
-  return name.starts_with("checkpoint-") && (name.ends_with(".tmp") || name.ends_with(kReplacedSuffix));
 }
 
 }  // namespace
@@ -161,7 +116,7 @@ struct CheckpointSaver::State {
     std::string old;
     const std::vector<std::string> aside = put_later_ones_aside();
     try {
-      old = put_in_place();
+      old = put_folder_in_place(temporary, final_path);
     } catch (...) {
       for (const std::string& path : aside) ::rename((path + kAbandonedSuffix).c_str(), path.c_str());
       throw;
@@ -174,17 +129,6 @@ struct CheckpointSaver::State {
                std::filesystem::path(path).filename().string() + kAbandonedSuffix + "; remove it when nobody needs it");
     }
     options.begun_at.reset();
-  }
-
-  // The temporary folder gets its name. Returns where the old one of the same step is now, "" for none.
-  std::string put_in_place() const {
-    std::string old;
-    if (is_directory(final_path)) {  // of the same step: an earlier run's, or a damaged one
-      old = replace_folder(temporary, final_path);
-    } else {
-      rename_path(temporary, final_path);
-    }
-    return old;
   }
 
   // At the first commit of a run that began from a checkpoint. Before the new one appears: after a crash in between, the next start takes the checkpoint
@@ -210,11 +154,7 @@ struct CheckpointSaver::State {
   void tidy() {
     try {
       prune();
-      std::vector<std::string> leftovers;
-      for (const auto& entry : std::filesystem::directory_iterator(options.output_dir)) {
-        if (is_leftover(entry.path().filename().string())) leftovers.push_back(entry.path().string());
-      }
-      for (const std::string& path : leftovers) std::filesystem::remove_all(path);
+      remove_leftovers(options.output_dir);
     } catch (const std::exception& e) {
       log.warn(std::string("old checkpoints could not be removed: ") + e.what());
     }
@@ -264,6 +204,7 @@ struct CheckpointSaver::State {
       throw;
     }
     if (group.rank() == 0) tidy();
+    group.barrier();  // removing may take long: the others wait for it here, where the caller may have stopped a watchdog's clock, not in their next step
   }
 
   bool all_done() {

@@ -5,7 +5,7 @@
 //             rank 0 also index.h5 and the side files.
 //   poll()    collective, at a later step boundary, the same one on every rank: when all ranks' threads are done they agree, and rank 0 commits:
 //             manifest, fsync of file and folder, rename to checkpoint-<step>, fsync of output_dir, `latest` by temporary name and rename; only then
-//             are older checkpoints pruned (never the one just committed), and what a killed save left behind removed.
+//             are older checkpoints pruned (never the one just committed), and what a killed save left behind removed, while all ranks wait.
 //   finish()  collective: waits for the save that is under way and commits it.
 //
 // A failed write, fsync or rename anywhere: every rank throws OperationError with path and errno, the .tmp folder is removed, and the checkpoints that

@@ -52,8 +52,10 @@ class Communicator : public RankGroup {
   virtual const FlightRecorder* flight_recorder() const { return nullptr; }
   // This rank is about to end because of an error: tells the ranks that this can be told without waiting for them (those of the node). Any thread.
   virtual void announce_failure(const std::string& /*message*/) {}
-  // What another rank announced, or what the network reports by itself; "" while nothing did. Any thread.
+  // What another rank announced; "" while none did. Any thread.
   virtual std::string heard_failure() const { return ""; }
+  // What the network or the device reports by itself; "" while they do not. Any thread.
+  virtual std::string own_failure() const { return ""; }
   // The process is about to end: takes work off the device that waits for ranks that will not come. May take long or not return, so it is called on a
   // thread of its own that nobody joins; nothing else of this Communicator may be used afterwards.
   virtual void abort() {}

@@ -14,6 +14,7 @@ namespace {
 struct Place {
   int64_t finished = 0;   // collectives it has finished
   int64_t waiting = 0;    // number of the one under way; 0: none
+  int64_t bytes = 0;      // of it
   std::string what;
 };
 
@@ -43,6 +44,7 @@ Place place_in(const Json& communicator) {
       p.finished = std::max(p.finished, sequence);
     } else if (state == "running" && (p.waiting == 0 || sequence < p.waiting)) {
       p.waiting = sequence;
+      p.bytes = number(c, "bytes", 0);
       p.what = word(c, "operation", "?") + " '" + word(c, "label", "") + "'";
     }
   }
@@ -64,20 +66,47 @@ double seconds_of(const Json& dump) {
   return v && v->is_number() ? v->get<double>() : 0;
 }
 
-// A job that was started again may have left dumps of ranks that did not write one this time.
-std::vector<const Json*> of_the_last_start(const std::vector<Json>& dumps) {
-  const Json* last = &dumps.front();
+using Dumps = std::vector<const Json*>;
+
+// By start of a job, the newest first: one that was started again may have left dumps of ranks that did not write one this time, and a person may name the
+// dumps of several. Of a rank that wrote twice, the later one.
+std::vector<Dumps> by_start(const std::vector<Json>& dumps) {
+  std::map<std::string, std::map<std::pair<int, int>, const Json*>> starts;
   for (const Json& dump : dumps) {
-    if (seconds_of(dump) > seconds_of(*last)) last = &dump;
+    const std::string job = word(dump, "job", "");
+    const Json*& known = starts[job][rank_and_size(dump)];
+    if (known && job.empty() && *known != dump) {
+      throw InputError("diagnose", "two different dumps of rank " + std::to_string(rank_and_size(dump).first) + " that do not say of which job they are", "name the dumps of one job");
+    }
+    if (!known || seconds_of(dump) > seconds_of(*known)) known = &dump;
   }
-  std::vector<const Json*> kept;
-  for (const Json& dump : dumps) {
-    if (word(dump, "job", "") == word(*last, "job", "")) kept.push_back(&dump);
+  std::vector<std::pair<double, Dumps>> ordered;
+  for (const auto& [job, ranks] : starts) {
+    ordered.emplace_back(0, Dumps{});
+    for (const auto& [rank, dump] : ranks) {
+      ordered.back().first = std::max(ordered.back().first, seconds_of(*dump));
+      ordered.back().second.push_back(dump);
+    }
   }
-  return kept;
+  std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<Dumps> result;
+  for (auto& [time, start] : ordered) result.push_back(std::move(start));
+  return result;
 }
 
 using Places = std::map<std::string, std::map<int, Place>>;  // by communicator, by rank
+
+// Ranks that wait in the same number of a communicator wait for each other: "" where it is the same collective on all of them.
+std::string difference(const std::map<int, Place>& ranks, const std::vector<int>& waiting) {
+  const Place& first = ranks.at(waiting.front());
+  for (const int rank : waiting) {
+    const Place& other = ranks.at(rank);
+    if (other.what == first.what && other.bytes == first.bytes) continue;
+    const auto named = [](int r, const Place& p) { return "rank " + std::to_string(r) + " is in " + p.what + " of " + std::to_string(p.bytes) + " bytes"; };
+    return named(waiting.front(), first) + ", " + named(rank, other);
+  }
+  return "";
+}
 
 // The collective that ranks wait in without all others: of several the one that most wait in. Where there is none, one that some are still in when all others
 // have finished it: they hang inside it.
@@ -90,6 +119,7 @@ void find_laggards(const Places& places, Diagnosis& d) {
       if (p.waiting > 0) waiting[p.waiting].push_back(rank);
     }
     for (const auto& [sequence, who] : waiting) {
+      if (d.differing.empty()) d.differing = difference(ranks, who);
       std::vector<int> missing;
       for (const auto& [rank, p] : ranks) {
         if (p.finished < sequence && p.waiting != sequence) missing.push_back(rank);
@@ -162,18 +192,19 @@ std::vector<Json> read_dumps(const std::vector<std::string>& paths) {
   return dumps;
 }
 
-Diagnosis diagnose(const std::vector<Json>& dumps) {
+namespace {
+Diagnosis diagnose_start(const Dumps& dumps) {
   Diagnosis d;
-  if (dumps.empty()) throw InputError("diagnose", "there are no dumps");
-  const std::vector<const Json*> kept = of_the_last_start(dumps);
-  d.size = rank_and_size(*kept.front()).second;
+  d.job = word(*dumps.front(), "job", "");
+  d.size = rank_and_size(*dumps.front()).second;
   d.hosts.resize(static_cast<size_t>(d.size));
   Places places;
   std::vector<bool> present(static_cast<size_t>(d.size), false);
-  for (const Json* each : kept) {
+  for (const Json* each : dumps) {
     const Json& dump = *each;
     const auto [rank, size] = rank_and_size(dump);
     if (size != d.size) throw InputError("diagnose", "these dumps are of different jobs: of " + std::to_string(d.size) + " and of " + std::to_string(size) + " ranks");
+    d.time = std::max(d.time, seconds_of(dump));
     present[static_cast<size_t>(rank)] = true;
     d.hosts[static_cast<size_t>(rank)] = word(dump, "host", "");
     read_reason(dump, rank, d);
@@ -186,6 +217,18 @@ Diagnosis diagnose(const std::vector<Json>& dumps) {
   d.laggards = not_waiting(d.laggards, places);
   return d;
 }
+}  // namespace
+
+Diagnosis diagnose(const std::vector<Json>& dumps) {
+  if (dumps.empty()) throw InputError("diagnose", "there are no dumps");
+  return diagnose_start(by_start(dumps).front());
+}
+
+std::vector<Diagnosis> diagnose_all(const std::vector<Json>& dumps) {
+  std::vector<Diagnosis> all;
+  for (const Dumps& start : by_start(dumps)) all.push_back(diagnose_start(start));
+  return all;
+}
 
 std::vector<int> Diagnosis::guilty() const {
   for (const auto* list : {&stopped, &failed, &without_dump}) {
@@ -196,8 +239,11 @@ std::vector<int> Diagnosis::guilty() const {
 
 std::string Diagnosis::text() const {
   const auto named = [&](const std::vector<int>& ranks) {
+    constexpr size_t kNamed = 32;
     std::string s;
-    for (int r : ranks) {
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      if (i == kNamed) return s + " and " + std::to_string(ranks.size() - kNamed) + " more";
+      const int r = ranks[i];
       const std::string& host = hosts[static_cast<size_t>(r)];
       s += (s.empty() ? "" : ", ") + std::to_string(r) + (host.empty() ? "" : " (" + host + ")");
     }
@@ -209,8 +255,11 @@ std::string Diagnosis::text() const {
   if (!failed.empty()) s += "failed: rank " + named(failed) + ": " + error + "\n";
   if (!without_dump.empty() && stopped.empty() && failed.empty())
     s += "no dump from rank " + named(without_dump) + ": stopped, dead, or its node cannot write here\n";
+  if (!differing.empty()) s += "the ranks do different things there: " + differing + "\n";
   if (!laggards.empty()) s += "not joined by rank " + named(laggards) + "\n";
-  if (guilty().empty()) {
+  if (guilty().empty() && !differing.empty()) {
+    s += "no rank has come less far: the program, or what it was started with, is not the same on all ranks\n";
+  } else if (guilty().empty()) {
     s += "every rank has joined what the others wait in: the network or a device, not a rank\n";
   } else {
     s += "the laggard: rank " + named(guilty()) + "\n";

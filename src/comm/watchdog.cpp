@@ -132,7 +132,7 @@ std::vector<std::string> stacks_of_all_threads() {
 constexpr double kAsleepSeconds = 2.5;
 // How long a rank waits for the dumps of the others before it names the laggard, and before it ends.
 constexpr double kOthersSeconds = 2;
-// A failure of another rank usually reaches the main thread by itself; one that waits inside MPI does not hear of it.
+// A failure of another rank, or of the network, usually reaches the main thread by itself; one that waits inside MPI or for the GPU does not hear of it.
 constexpr double kHeardSeconds = 1;
 // … and, having written its dump, leaves the rank that failed so long to end the job itself.
 constexpr unsigned kSpeaksItselfSeconds = 10;
@@ -207,6 +207,13 @@ struct Watchdog::State {
     return found;
   }
 
+  std::string own_failure() const {
+    for (const Communicator* c : communicators) {
+      if (std::string text = c->own_failure(); !text.empty()) return text;
+    }
+    return "";
+  }
+
   std::string heard_failure() const {
     for (const Communicator* c : communicators) {
       if (std::string text = c->heard_failure(); !text.empty()) return text;
@@ -216,13 +223,17 @@ struct Watchdog::State {
 
   void run() {
     std::unique_lock lock(mutex);
-    double looked = now_seconds(), heard_since = 0;
+    double looked = now_seconds(), heard_since = 0, failed_since = 0;
     while (!stop) {
       ended.wait_for(lock, std::chrono::milliseconds(500));
       if (stop) return;
       const double now = now_seconds();
       if (now - looked > kAsleepSeconds) awake_since = now;
       looked = now;
+      if (const std::string own = own_failure(); !own.empty()) {
+        if (failed_since == 0) failed_since = now;
+        if (now - failed_since > kHeardSeconds) give_up("stands still: " + own, {{"error", own}});
+      }
       if (const std::string heard = heard_failure(); !heard.empty()) {
         if (heard_since == 0) heard_since = now;
         if (now - heard_since > kHeardSeconds) give_up_heard("stands still because another rank has failed: " + heard, {{"error", heard}, {"heard", true}});

@@ -76,7 +76,9 @@ void check_stage_and_method(const Config& c, Faults& faults) {
 // Values that are known and that this version cannot do.
 void check_supported(const Config& c, Faults& faults) {
   if (c.states == "bfloat16" && !c.bf16) faults.add(place(c, "states"), "bfloat16 states need bfloat16 compute", "set bf16: true, or choose float32 or mixed");
-  if (c.save_only_model && c.save_strategy == "best")
+  if (c.train_sampling_strategy == "group_by_length")
+    faults.add(place(c, "train_sampling_strategy"), "group_by_length is not supported in this version", "use random or sequential; rows are not padded anyway");
+  if (c.save_strategy == "best")
     faults.add(place(c, "save_strategy"), "best is not supported in this version", "use steps, epoch or no");
 }
 
@@ -98,6 +100,7 @@ void check_schedule(const Config& c, Faults& faults) {
   const bool has_evaluation_rows = !c.eval_dataset.empty() || c.val_size > 0 || c.tokenized_path;
   if (c.eval_strategy != "no" && !has_evaluation_rows)
     faults.add(place(c, "eval_strategy"), "there are no rows to evaluate on", "name eval_dataset, or give val_size");
+  if (c.eval_on_start && c.eval_strategy == "no") faults.add(place(c, "eval_on_start"), "is for runs that evaluate", "set eval_strategy, or remove it");
   if (c.do_eval && !has_evaluation_rows) faults.add(place(c, "do_eval"), "there are no rows to evaluate on", "name eval_dataset, or give val_size");
 }
 

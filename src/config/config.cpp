@@ -200,8 +200,9 @@ int64_t steps_of(double value, int64_t total_steps) {
 }
 
 int64_t warmup_steps_of(const Config& config, int64_t total_steps) {
-  if (config.warmup_steps > 0) return steps_of(config.warmup_steps, total_steps);
-  return static_cast<int64_t>(std::ceil(static_cast<double>(total_steps) * config.warmup_ratio));
+  const double ratio = config.warmup_ratio.value_or(0);
+  if (ratio > 0) return static_cast<int64_t>(std::ceil(static_cast<double>(total_steps) * ratio));
+  return steps_of(config.warmup_steps, total_steps);
 }
 
 }  // namespace llmtrain

@@ -62,13 +62,16 @@ struct Config {
   int64_t max_steps;  // > 0 wins over num_train_epochs
   std::string lr_scheduler_type;
   TextMap lr_scheduler_kwargs;        // the schedule itself knows which (optim/schedules.h)
-  double warmup_steps, warmup_ratio;  // see warmup_steps_of()
+  double warmup_steps;  // see warmup_steps_of()
+  std::optional<double> warmup_ratio;
   double weight_decay, adam_beta1, adam_beta2, adam_epsilon;
   double max_grad_norm;  // 0: no clipping
   int64_t seed;
   std::optional<int64_t> data_seed;  // see sampler_seed()
   bool bf16, fp16;
-  bool disable_shuffling;
+  bool disable_shuffling, dataloader_drop_last;
+  std::string train_sampling_strategy;        // random, sequential; see shuffles()
+  std::string include_num_input_tokens_seen;  // no, all (padding counts), non_padding
   bool use_cpu;
 
   // output
@@ -86,6 +89,8 @@ struct Config {
   // evaluation
   std::string eval_strategy;
   std::optional<double> eval_steps;  // see evaluation_steps()
+  bool eval_on_start;
+  double eval_delay;                 // no evaluation before so many steps, or epochs
   bool load_best_model_at_end;
   std::optional<std::string> metric_for_best_model;
   std::optional<bool> greater_is_better;
@@ -109,6 +114,9 @@ struct Config {
   // Keys that have no member (accepted without effect, or needed by no command here), as canonical YAML. Only those that differ from their default.
   std::map<std::string, std::string> extra;
 
+  // Of the DeepSpeed file: it has an "optimizer" section, under which norms and biases decay too (apply_deepspeed).
+  bool decays_everything = false;
+
   // Where a key's value came from: "file.yaml:12", "command line" or "default".
   std::string origin(std::string_view key) const;
   bool is_default(std::string_view key) const { return origin(key) == "default"; }
@@ -117,6 +125,7 @@ struct Config {
   // Derived, as LLaMA-Factory and transformers derive them.
   bool packs() const;                                                               // packing or neat_packing, or pt with packing left out
   bool packing_written() const { return neat_packing || packing.value_or(false); }  // then rows are cut to cutoff_len - 1 (formats.md trap)
+  bool shuffles() const { return !disable_shuffling && train_sampling_strategy != "sequential"; }
   int64_t sampler_seed() const { return data_seed.value_or(seed); }
   double evaluation_steps() const { return eval_steps && *eval_steps > 0 ? *eval_steps : logging_steps; }
   std::string recompute_mode() const;  // none, cheap, full or auto
@@ -142,7 +151,8 @@ bool same_values(const Config& a, const Config& b);  // all keys, origins aside
 
 // From steps as the YAML gives them to whole steps: >= 1 is a count, < 1 a fraction of `total_steps`, rounded up. 0 gives 0.
 int64_t steps_of(double value, int64_t total_steps);
-// warmup_steps > 0 wins (>= 1: steps, < 1: fraction); else ceil(total * warmup_ratio).
+// ceil(total * warmup_ratio) where that is above 0, as transformers 5 has it where both are given (4 took warmup_steps); else warmup_steps (>= 1: steps,
+// < 1: fraction).
 int64_t warmup_steps_of(const Config& config, int64_t total_steps);
 
 // Help text for people: every honoured key with default and meaning. `width`: columns.

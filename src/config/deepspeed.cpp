@@ -192,6 +192,10 @@ class Reader {
     result_.stage_place = where_ + ": zero_optimization.stage";
     walk(json, "");
     faults_.raise();
+    if (!json.contains("gradient_clipping")) {
+      result_.notes.push_back(where_ + ": gradient_clipping is left out, by which DeepSpeed does not clip: llmtrain clips at max_grad_norm all the same; "
+                              "max_grad_norm: 0 is DeepSpeed's way");
+    }
     return std::move(result_);
   }
 
@@ -320,6 +324,7 @@ class Reader {
 
   void optimizer(const Json& value) {
     if (!value.is_object()) return faults_.add(place("optimizer"), "is not a map");
+    result_.optimizer_section = true;
     for (auto it = value.begin(); it != value.end(); ++it) {
       if (it.key() == "type") {
         const std::string type = it->is_string() ? it->get<std::string>() : dump_json(*it);
@@ -347,6 +352,8 @@ class Reader {
       else if (it.key() == "betas" && it->is_array() && it->size() == 2) {
         number(path, (*it)[0], result_.adam_beta1);
         number(path, (*it)[1], result_.adam_beta2);
+      } else if ((it.key() == "adam_w_mode" || it.key() == "bias_correction") && !is_auto(*it) && *it != true) {
+        result_.not_yet.emplace_back(place(path), dump_json(*it).substr(0, 40) + " is not supported; the optimizer is AdamW with bias correction");
       } else if (it.key() == "torch_adam" || it.key() == "adam_w_mode" || it.key() == "bias_correction") {
         result_.notes.push_back(place(path) + ": accepted without effect: the optimizer is llmtrain's own AdamW");
       } else {
@@ -396,6 +403,7 @@ void apply_deepspeed(Config& c, const DeepSpeed& ds) {
   merge(c, "adam_epsilon", c.adam_epsilon, ds.adam_epsilon, ds, "optimizer.params.eps", faults);
   merge(c, "adam_beta1", c.adam_beta1, ds.adam_beta1, ds, "optimizer.params.betas", faults);
   merge(c, "adam_beta2", c.adam_beta2, ds.adam_beta2, ds, "optimizer.params.betas", faults);
+  c.decays_everything = ds.optimizer_section;
   if (c.bf16 && c.fp16) faults.add(ds.path, "bf16 and fp16 are both enabled", "choose one of the two");
   faults.raise();
 }

@@ -23,12 +23,13 @@ struct DeepSpeed {
   std::optional<double> gradient_clipping;
   std::optional<bool> bf16, fp16;
   std::optional<double> learning_rate, weight_decay, adam_epsilon, adam_beta1, adam_beta2;  // of an "optimizer" section
+  bool optimizer_section = false;          // then transformers makes no groups of parameters: norms and biases decay too
 
   int64_t stage = 0;                       // DeepSpeed's default
   std::string offload_optimizer = "none";  // none, cpu, nvme
   std::string offload_param = "none";
 
-  std::vector<std::string> notes;                            // one line for each key that is accepted without effect
+  std::vector<std::string> notes;                            // one line for each key that is accepted without effect, or means something else here
   std::vector<std::pair<std::string, std::string>> not_yet;  // {file:line: key, why}: refused by check_trainable
   std::string stage_place;                                   // "file:line: zero_optimization.stage"
 };

@@ -84,6 +84,7 @@ Value read_scalar(const Key& key, const YamlNode& node) {
 Value read_choice(const Key& key, const YamlNode& node) {
   for (const std::string& word : key.choices)
     if (node.text == word) return word;
+  if (const auto given = parse_boolean(node.text); given && !key.true_word.empty()) return *given ? key.true_word : key.false_word;
   if (const auto given = parse_boolean(node.text); given && !node.quoted)
     for (const std::string& word : key.choices)
       if (parse_boolean(word) == given) return word;

@@ -42,6 +42,7 @@ struct Key {
   std::optional<double> low, high;   // inclusive range of numbers
   bool above_low = false;            // the lower bound itself is excluded
   bool true_or_path = false;         // a text that may also be true or false (resume_from_checkpoint)
+  std::string true_word, false_word; // of a choice that may also be true or false: which word is meant
   bool nullable = false;
   bool secret = false;   // its value is never printed
   std::string alias_of;  // an older name of another key
@@ -55,6 +56,9 @@ struct Key {
   Key&& not_yet(std::string why) && { return standing = Standing::not_trainable, reason = std::move(why), std::move(*this); }
   Key&& never(std::string why) && { return standing = Standing::refused, reason = std::move(why), std::move(*this); }
   Key&& hidden() && { return secret = true, std::move(*this); }
+  Key&& or_boolean(std::string when_true, std::string when_false) && {
+    return true_word = std::move(when_true), false_word = std::move(when_false), std::move(*this);
+  }
   Key&& or_boolean() && { return true_or_path = true, std::move(*this); }
 };
 

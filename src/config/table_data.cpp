@@ -22,8 +22,7 @@ void add_data_keys(std::vector<Key>& t) {
       key("mix_strategy", &Config::mix_strategy, "concat", "how datasets are joined").one_of({"concat", "interleave_under", "interleave_over"}));
   t.push_back(key("interleave_probs", &Config::interleave_probs, "null", "interleave: the share of each dataset").range(0, 1));
   t.push_back(key("val_size", &Config::val_size, "0.0", "part of the training rows kept for evaluation: below 1 a fraction, above 1 rows").at_least(0));
-  t.push_back(key("eval_on_each_dataset", &Config::eval_on_each_dataset, "false", "one eval_loss for each evaluation set")
-                  .not_yet("one eval_loss for all evaluation sets is what this version gives"));
+  t.push_back(key("eval_on_each_dataset", &Config::eval_on_each_dataset, "false", "a loss for each evaluation set, eval_<name>_loss, in place of one for all"));
   t.push_back(key("default_system", &Config::default_system, "null", "system text in place of the template's own"));
   t.push_back(key("tool_format", &Config::tool_format, "null", "how tool calls are written, in place of the template's way"));
   t.push_back(key("enable_thinking", &Config::enable_thinking, "true",

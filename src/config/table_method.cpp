@@ -120,7 +120,7 @@ void add_method_keys(std::vector<Key>& t) {
   t.push_back(key("freeze_trainable_layers", &Config::freeze_trainable_layers, "2", "freeze: the last n blocks are trained; negative: the first n"));
   t.push_back(key("freeze_trainable_modules", &Config::freeze_trainable_modules, "all", "freeze: parts of these blocks, such as self_attn or mlp"));
   t.push_back(key("freeze_extra_modules", &Config::freeze_extra_modules, "null",
-                  "freeze: what else is trained outside the blocks: embed_tokens, norm, lm_head"));
+                  "freeze: what else is trained: embed_tokens, norm (which names the norms of all blocks too, as in LLaMA-Factory), lm_head"));
   t.push_back(key("deepspeed", &Config::deepspeed, "null", "a DeepSpeed JSON file; without it training at any rank count is ZeRO-3"));
   t.push_back(key("disable_shuffling", &Config::disable_shuffling, "false", "keep the rows in the order of the datasets"));
   t.push_back(key("early_stopping_steps", &Config::early_stopping_steps, "null", "stop after so many evaluations without a better result")

@@ -121,7 +121,7 @@ void add_model_keys(std::vector<Key>& t) {
   t.push_back(key("model_revision", ValueKind::text, "main", "revision on the hub")
                   .never("name the folder of that revision (…/snapshots/<commit>) in model_name_or_path"));
   t.push_back(key("resize_vocab", ValueKind::boolean, "false", "fit the embedding to the tokenizer")
-                  .not_yet("resizing the embedding is not supported in this version"));
+                  .without_effect("the embedding is not resized; a model with fewer rows than its tokenizer has tokens is refused"));
   t.push_back(key("split_special_tokens", ValueKind::boolean, "false", "special tokens in texts are plain text")
                   .never("it would change the tokens; not supported"));
   for (const char* name : {"add_tokens", "add_special_tokens", "new_special_tokens", "new_special_tokens_config"})

@@ -27,13 +27,12 @@ void add_loss(std::vector<Key>& t) {
   t.push_back(key("neftune_noise_alpha", ValueKind::number, "null", "noise on embeddings").not_yet("NEFTune is not supported in this version"));
   t.push_back(
       key("auto_find_batch_size", ValueKind::boolean, "false", "smaller batches until they fit").never("give per_device_train_batch_size that fits"));
-  t.push_back(key("dataloader_drop_last", ValueKind::boolean, "false", "leave out the last, smaller batch")
-                  .not_yet("dropping the last batch is not supported in this version"));
+  t.push_back(key("dataloader_drop_last", &Config::dataloader_drop_last, "false",
+                  "leave out the rows at the end of an epoch, and of an evaluation, that do not fill a batch of every rank"));
   t.push_back(key("group_by_length", ValueKind::boolean, "false", "rows of like length together")
                   .not_yet("grouping by length is not supported in this version; rows are not padded anyway"));
-  t.push_back(key("train_sampling_strategy", ValueKind::text, "random", "order of rows")
-                  .one_of({"random", "sequential", "group_by_length"})
-                  .not_yet("use disable_shuffling: true for the order of the datasets"));
+  t.push_back(key("train_sampling_strategy", &Config::train_sampling_strategy, "random", "order of rows; sequential is the same as disable_shuffling: true")
+                  .one_of({"random", "sequential", "group_by_length"}));
   t.push_back(key("ignore_data_skip", ValueKind::boolean, "false", "start over in the data at a resume")
                   .never("the position in the data is restored at no cost; remove the key"));
 }
@@ -99,7 +98,7 @@ void add_training_keys(std::vector<Key>& t) {
                   .one_of({"linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
                            "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"}));
   t.push_back(key("lr_scheduler_kwargs", &Config::lr_scheduler_kwargs, "null", "its arguments, such as {min_lr_rate: 0.1}"));
-  t.push_back(key("warmup_ratio", &Config::warmup_ratio, "0.0", "share of the steps in which the rate rises from 0; warmup_steps wins").range(0, 1));
+  t.push_back(key("warmup_ratio", &Config::warmup_ratio, "null", "share of the steps in which the rate rises from 0; above 0 it wins over warmup_steps").range(0, 1));
   t.push_back(key("warmup_steps", &Config::warmup_steps, "0", "steps in which the rate rises from 0; below 1 a share of all steps").at_least(0));
   t.push_back(key("optim", ValueKind::text, "adamw_torch", "the optimizer: AdamW, under transformers' names for it")
                   .one_of({"adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused"})

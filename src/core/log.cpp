@@ -4,10 +4,12 @@
 
 #include <cerrno>
 
+#include "core/printable.h"
+
 namespace llmtrain {
 
 void Log::write(const std::string& line) {
-  std::string out = (bar_open_ ? "\n" : "") + line + "\n";
+  std::string out = (bar_open_ ? "\n" : "") + printable(line, true) + "\n";
   bar_open_ = false;
   size_t done = 0;
   while (done < out.size()) {

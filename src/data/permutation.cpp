@@ -40,13 +40,4 @@ uint64_t Permutation::operator()(uint64_t i) const {
   return value;
 }
 
-uint64_t random_below(uint64_t n, uint64_t seed, uint64_t stream, uint64_t index) {
-  __extension__ using Wide = unsigned __int128;
-  return static_cast<uint64_t>((static_cast<Wide>(random_bits(seed, stream, index, 0)) * n) >> 64);
-}
-
-double random_unit(uint64_t seed, uint64_t stream, uint64_t index) {
-  return static_cast<double>(random_bits(seed, stream, index, 0) >> 11) * 0x1p-53;
-}
-
 }  // namespace llmtrain

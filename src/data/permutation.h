@@ -18,9 +18,4 @@ class Permutation {
   int half_bits_;
 };
 
-// A number in [0, n), n >= 1, by counter; unbiased to 2^-64 * n.
-uint64_t random_below(uint64_t n, uint64_t seed, uint64_t stream, uint64_t index);
-// A number in [0, 1) of 53 bits, by counter.
-double random_unit(uint64_t seed, uint64_t stream, uint64_t index);
-
 }  // namespace llmtrain

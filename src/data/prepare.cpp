@@ -10,11 +10,12 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "core/error.h"
 #include "core/flattened_link.h"
 #include "core/log.h"
-#include "data/permutation.h"
+#include "data/reference_random.h"
 #include "data/row_source.h"
 #include "data/store_build.h"
 #include "data/tokenize.h"
@@ -23,8 +24,7 @@
 namespace llmtrain {
 namespace {
 
-constexpr uint64_t kSplitStream = 0x73706c6974;
-constexpr uint32_t kIdsVersion = 2;  // raise when the same input gives other ids
+constexpr uint32_t kIdsVersion = 3;  // raise when the same input gives other ids
 
 std::string hex(uint64_t v) {
   char buffer[20];
@@ -92,6 +92,7 @@ struct Context {
   std::string date;
   std::string tokenizer_key;
   Made& made;
+  NumpyLegacy& samples;
 };
 
 bool uses_date(const Context& c, const std::vector<DatasetSource>& sources) {
@@ -100,8 +101,11 @@ bool uses_date(const Context& c, const std::vector<DatasetSource>& sources) {
   return tools && c.tmpl.tool_list_format == "llama3";
 }
 
+// Which of the rows of the datasets a store holds.
+enum class Part : uint8_t { all, training, validation };
+
 // The text whose hash names a store: every option and input that changes its ids or their order.
-std::string store_key(const Context& c, const std::vector<DatasetSource>& sources) {
+std::string store_key(const Context& c, const std::vector<DatasetSource>& sources, Part part) {
   const DataOptions& o = c.options;
   std::string text = "ids " + std::to_string(kIdsVersion) + " stage " + name_of(o.stage) + " template " + c.tmpl.name + "\n" + c.tmpl.default_system +
                      "\n" + c.tmpl.tool_format + " " + c.tmpl.tool_list_format + "\n" + c.tokenizer_key + "\n";
@@ -121,7 +125,8 @@ std::string store_key(const Context& c, const std::vector<DatasetSource>& source
     number("batch", o.preprocessing_batch_size);
     number("workers", o.preprocessing_num_workers);
   }
-  bool random = !o.interleave_probs.empty();
+  bool random = !o.interleave_probs.empty() || part != Part::all;
+  if (part != Part::all) text += std::string(part == Part::training ? "all but" : "only") + " val_size=" + std::to_string(o.val_size) + "\n";
   for (const double p : o.interleave_probs) text += std::to_string(p) + " ";
   for (const DatasetSource& s : sources) {
     text += entry_text(s.entry()) + hex(s.hash()) + "\n";
@@ -187,23 +192,44 @@ void demand_rows(const StoreReport& report, const DataOptions& options) {
   throw InputError("dataset", names + " has no usable row" + (why.empty() ? "" : "; the first: " + why));
 }
 
+std::string format_count(double n) {
+  char buffer[40];
+  std::snprintf(buffer, sizeof buffer, "%.0f", n);
+  return buffer;
+}
+
 std::string seconds_text(double s) {
   char buffer[32];
   std::snprintf(buffer, sizeof buffer, "%.1f s", s);
   return buffer;
 }
 
-// Tokenises the rows of `sources` into `folder`.
-TokenStore build_store(const Context& c, const std::string& name, const std::vector<DatasetSource>& sources, const std::string& key,
-                       const std::string& folder) {
-  const auto started = std::chrono::steady_clock::now();
+// The rows of `sources` in their order. val_size is taken from the rows before they are tokenised, as LLaMA-Factory does it: dropped rows count, and packs do
+// not cross the two parts.
+MixPlan plan_rows(const DataOptions& o, const std::vector<DatasetSource>& sources, Part part) {
   std::vector<uint64_t> lengths;
-  uint64_t bytes = 0;
-  for (const DatasetSource& s : sources) {
-    lengths.push_back(s.length());
-    bytes += s.bytes();
+  for (const DatasetSource& s : sources) lengths.push_back(s.length());
+  const auto seed = static_cast<uint64_t>(o.seed);
+  MixPlan plan(lengths, o.mix_strategy, o.interleave_probs, seed);
+  if (part == Part::all) return plan;
+  const uint64_t rows = plan.size();
+  const double wanted = o.val_size > 1 ? std::floor(o.val_size) : std::ceil(o.val_size * static_cast<double>(rows));
+  if (!(wanted >= 1 && wanted < static_cast<double>(rows)))
+    throw InputError("val_size", format_count(wanted) + " rows for validation leave none of " + std::to_string(rows) + " for training");
+  if (part == Part::training) {
+    plan.keep_training(static_cast<uint64_t>(wanted), seed);
+  } else {
+    plan.keep_validation(static_cast<uint64_t>(wanted), seed);
   }
-  const MixPlan plan(lengths, c.options.mix_strategy, c.options.interleave_probs, static_cast<uint64_t>(c.options.seed));
+  return plan;
+}
+
+// Tokenises the rows of `sources` into `folder`.
+TokenStore build_store(const Context& c, const std::string& name, const std::vector<DatasetSource>& sources, const MixPlan& plan, Part part,
+                       const std::string& key, const std::string& folder) {
+  const auto started = std::chrono::steady_clock::now();
+  uint64_t bytes = 0;
+  for (const DatasetSource& s : sources) bytes += s.bytes();
   const std::vector<uint64_t> starts = row_runs(plan.size(), c.options);
   const size_t runs = starts.size() - 1, ranks = static_cast<size_t>(c.group.size()), me = static_cast<size_t>(c.group.rank());
   const int threads = usable_threads(c.options);
@@ -233,7 +259,7 @@ TokenStore build_store(const Context& c, const std::string& name, const std::vec
   StoreReport total = report_from_json(parse_json(parts[0], "report"), "report");
   for (size_t r = 1; r < parts.size(); ++r) total.merge(report_from_json(parse_json(parts[r], "report"), "report"));
   run_on_all_or_fail(c.group, [&] {
-    demand_columns(sources, total, c.options.stage);
+    if (part != Part::validation) demand_columns(sources, total, c.options.stage);  // a few rows say little about a dataset
     demand_rows(total, c.options);
   });
   StoreInfo info;
@@ -254,14 +280,20 @@ TokenStore build_store(const Context& c, const std::string& name, const std::vec
   return store;
 }
 
-TokenStore find_or_build(const Context& c, const std::string& name, const std::vector<std::string>& names, const std::string& given_folder) {
+std::vector<DatasetSource> open_sources(const Context& c, const std::vector<std::string>& names) {
   std::vector<DatasetSource> sources;
   run_on_all_or_fail(c.group, [&] {
     for (DatasetEntry& entry : read_dataset_info(c.options.dataset_dir, names, c.options.stage, c.log))
-      sources.emplace_back(std::move(entry), c.options);
+      sources.emplace_back(std::move(entry), c.options, c.samples);
   });
   demand_same_files(c, sources);
-  const std::string key = store_key(c, sources);
+  return sources;
+}
+
+TokenStore find_or_build(const Context& c, const std::string& name, const std::vector<DatasetSource>& sources, Part part, const std::string& given_folder) {
+  std::optional<MixPlan> plan;
+  run_on_all_or_fail(c.group, [&] { plan = plan_rows(c.options, sources, part); });
+  const std::string key = store_key(c, sources, part);
   const std::string folder = given_folder.empty() ? c.options.store_dir + "/tokens-" + key : given_folder;
   std::string reason;
   if (!c.options.overwrite_cache) {
@@ -271,21 +303,7 @@ TokenStore find_or_build(const Context& c, const std::string& name, const std::v
     }
     if (!reason.empty()) c.log.warn(reason);
   }
-  return build_store(c, name, sources, key, folder);
-}
-
-void split_validation(const DataOptions& o, Dataset& data) {
-  if (o.val_size <= 1e-6 || data.train.empty()) return;
-  const uint64_t n = data.train.size();
-  const auto held = static_cast<uint64_t>(o.val_size > 1 ? o.val_size : std::ceil(o.val_size * static_cast<double>(n)));
-  if (held == 0 || held >= n) {
-    throw InputError("val_size", std::to_string(held) + " rows for validation leave none of " + std::to_string(n) + " for training");
-  }
-  const Permutation shuffled(n, static_cast<uint64_t>(o.seed), kSplitStream);
-  std::vector<uint64_t> validation, training;
-  for (uint64_t i = 0; i < n; ++i) (i < held ? validation : training).push_back(shuffled(i));
-  data.eval.push_back({"eval", data.train.subset(std::move(validation))});
-  data.train = data.train.subset(std::move(training));
+  return build_store(c, name, sources, *plan, part, key, folder);
 }
 
 StoreReport report_of(const TokenStore& store, const std::string& where) { return report_from_json(store.info().report, where); }
@@ -302,9 +320,7 @@ constexpr const char* kIndexName = "/llmtrain_dataset.json";
 
 void write_index(const Context& c, const std::string& path, const Dataset& data) {
   Json eval = Json::array();
-  if (c.options.val_size <= 1e-6) {  // else the set is split off anew when it is loaded
-    for (const EvalSet& e : data.eval) eval.push_back(e.name);
-  }
+  for (const EvalSet& e : data.eval) eval.push_back(e.name);
   const Json index{{"format", "llmtrain tokenized dataset"}, {"stage", name_of(c.options.stage)}, {"train", !data.train.empty()}, {"eval", eval},
                    {"val_size", c.options.val_size}, {"seed", c.options.seed}};
   // Each rank sees its own file system; on a shared one the same bytes are written several times, each time whole.
@@ -327,16 +343,12 @@ bool load_tokenized(const Context& c, const std::string& path, Dataset& data) {
                          "Name another folder, or remove this one.");
       }
       if (index.at("train").get<bool>()) data.train = TokenStore::open(path + "/train", true);
-      DataOptions split = c.options;
-      split.val_size = index.at("val_size").get<double>();
-      if (!(split.val_size >= 0 && split.val_size < 1e15)) throw InputError(path + kIndexName, "\"val_size\" is out of range");
-      split.seed = whole_number(index, "seed", INT64_MIN, INT64_MAX, path + kIndexName);
-      if (split.val_size > 1e-6) {
-        split_validation(split, data);
-      } else {
-        for (const Json& name : index.at("eval"))
-          data.eval.push_back({name.get<std::string>(), TokenStore::open(eval_folder(path, name.get<std::string>()), true)});
-      }
+      const auto val_size = index.at("val_size").get<double>();
+      if (!(val_size >= 0 && val_size < 1e15)) throw InputError(path + kIndexName, "\"val_size\" is out of range");
+      if (val_size > 1e-6 && index.at("eval").empty())
+        throw InputError("tokenized_path", path + " was made by an earlier version, which set other rows aside for val_size", "Remove the folder to make it anew.");
+      for (const Json& name : index.at("eval"))
+        data.eval.push_back({name.get<std::string>(), TokenStore::open(eval_folder(path, name.get<std::string>()), true)});
     } catch (const nlohmann::json::exception& e) {
       throw InputError(path + kIndexName, std::string("is damaged: ") + e.what(), "Remove the folder to make it anew.");
     }
@@ -355,15 +367,20 @@ bool load_tokenized(const Context& c, const std::string& path, Dataset& data) {
 void build_sets(const Context& c, Dataset& data) {
   const DataOptions& options = c.options;
   const std::string& given = options.tokenized_path;
-  if (!options.dataset.empty()) data.train = find_or_build(c, "train", options.dataset, given.empty() ? "" : given + "/train");
+  const bool splits = options.val_size > 1e-6 && !options.dataset.empty();
+  const auto folder_of = [&given](const std::string& name) { return given.empty() ? "" : eval_folder(given, name); };
+  if (!options.dataset.empty()) {
+    const std::vector<DatasetSource> sources = open_sources(c, options.dataset);
+    data.train = find_or_build(c, "train", sources, splits ? Part::training : Part::all, given.empty() ? "" : given + "/train");
+    if (splits) data.eval.push_back({"eval", find_or_build(c, "eval", sources, Part::validation, folder_of("eval"))});
+  }
   std::vector<std::pair<std::string, std::vector<std::string>>> sets;
   if (options.eval_on_each_dataset) {
     for (const std::string& name : options.eval_dataset) sets.push_back({name, {name}});
   } else if (!options.eval_dataset.empty()) {
     sets.push_back({"eval", options.eval_dataset});
   }
-  for (const auto& [name, names] : sets) data.eval.push_back({name, find_or_build(c, name, names, given.empty() ? "" : eval_folder(given, name))});
-  run_on_all_or_fail(c.group, [&] { split_validation(options, data); });
+  for (const auto& [name, names] : sets) data.eval.push_back({name, find_or_build(c, name, open_sources(c, names), Part::all, folder_of(name))});
   if (!given.empty()) write_index(c, given, data);
 }
 
@@ -399,7 +416,8 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
   });
   const Tokenizer encoding_tokenizer = tokenizer_for(data.tmpl, tokenizer);
   Made made;
-  const Context c{options, encoding_tokenizer, group, log, data.tmpl, data.tokens, date, tokenizer_key, made};
+  NumpyLegacy samples(static_cast<uint64_t>(options.seed));
+  const Context c{options, encoding_tokenizer, group, log, data.tmpl, data.tokens, date, tokenizer_key, made, samples};
   const std::string& given = options.tokenized_path;
   if (!given.empty()) {
     run_on_all_or_fail(group, [&] {
@@ -423,14 +441,8 @@ Dataset prepare_data(const DataOptions& options, const Tokenizer& tokenizer, Ran
     }
   }
   if (!data.train.empty()) data.reports.push_back(report_of(data.train, "train"));
-  const bool split = data.eval.size() == 1 && !data.train.empty() && &data.eval[0].store.info() == &data.train.info();
-  if (!split) {
-    for (const EvalSet& e : data.eval) data.reports.push_back(report_of(e.store, e.name));
-  }
+  for (const EvalSet& e : data.eval) data.reports.push_back(report_of(e.store, e.name));
   for (const StoreReport& r : data.reports) log_report(r, log);
-  if (split)
-    log.info("val_size: of these rows " + std::to_string(data.eval[0].store.size()) + " for validation, " + std::to_string(data.train.size()) +
-             " for training");
   return data;
 }
 

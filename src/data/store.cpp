@@ -246,12 +246,7 @@ const StoreInfo& TokenStore::info() const {
   return data_->info;
 }
 
-size_t TokenStore::all_rows() const { return data_ ? data_->info.rows : 0; }
-
-uint64_t TokenStore::stored_row(size_t i) const {
-  LLMTRAIN_ASSERT(i < size(), "row " + std::to_string(i) + " of " + std::to_string(size()));
-  return rows_ ? (*rows_)[i] : i;
-}
+size_t TokenStore::size() const { return data_ ? data_->info.rows : 0; }
 
 RowView TokenStore::sequence(uint64_t index) const {
   const auto& frames = data_->frames;
@@ -267,11 +262,14 @@ RowView TokenStore::sequence(uint64_t index) const {
   return v;
 }
 
-RowView TokenStore::row(size_t i) const { return sequence(info().ranking ? 2 * stored_row(i) : stored_row(i)); }
+RowView TokenStore::row(size_t i) const {
+  LLMTRAIN_ASSERT(i < size(), "row " + std::to_string(i) + " of " + std::to_string(size()));
+  return sequence(info().ranking ? 2 * i : i);
+}
 
 RowView TokenStore::rejected(size_t i) const {
-  LLMTRAIN_ASSERT(info().ranking, "a store without rankings");
-  return sequence(2 * stored_row(i) + 1);
+  LLMTRAIN_ASSERT(info().ranking && i < size(), "row " + std::to_string(i) + " of " + std::to_string(size()) + " rankings");
+  return sequence(2 * i + 1);
 }
 
 uint64_t TokenStore::tokens(size_t i) const { return row(i).ids.size() + (info().ranking ? rejected(i).ids.size() : 0); }
@@ -288,19 +286,6 @@ uint64_t TokenStore::trained_tokens(size_t i) const {
 uint64_t TokenStore::padded_tokens(size_t i) const {
   if (info().pack == PackKind::plain || info().pack == PackKind::neat) return static_cast<uint64_t>(info().cutoff_len);
   return info().ranking ? std::max(row(i).ids.size(), rejected(i).ids.size()) : row(i).ids.size();
-}
-
-TokenStore TokenStore::subset(std::vector<uint64_t> which) const {
-  for (uint64_t& r : which) r = stored_row(r);
-  TokenStore s = *this;
-  s.rows_ = std::make_shared<const std::vector<uint64_t>>(std::move(which));
-  return s;
-}
-
-TokenStore TokenStore::whole() const {
-  TokenStore s = *this;
-  s.rows_.reset();
-  return s;
 }
 
 void TokenStore::forget_pages() const {

@@ -73,7 +73,7 @@ class TokenStore {
   // InputError naming what is missing or damaged. `verify`: check the checksums of all frames too.
   static TokenStore open(const std::string& folder, bool verify);
 
-  size_t size() const { return rows_ ? rows_->size() : all_rows(); }
+  size_t size() const;
   bool empty() const { return size() == 0; }
   const StoreInfo& info() const;
   RowView row(size_t i) const;              // the chosen answer of a ranking
@@ -83,20 +83,13 @@ class TokenStore {
   // What LLaMA-Factory's row has with its padding: cutoff_len for packs, else the number of tokens (of the longer answer).
   uint64_t padded_tokens(size_t i) const;
 
-  // The rows `which` of this store, in that order, sharing its memory.
-  TokenStore subset(std::vector<uint64_t> which) const;
-  // All rows of the store that this is a subset of, in the dataset's order.
-  TokenStore whole() const;
   // Lets the system take back the pages read so far. Views stay valid.
   void forget_pages() const;
 
  private:
   struct Data;
-  size_t all_rows() const;
-  uint64_t stored_row(size_t i) const;
   RowView sequence(uint64_t index) const;
   std::shared_ptr<const Data> data_;
-  std::shared_ptr<const std::vector<uint64_t>> rows_;
 };
 
 Json manifest_json(const StoreInfo& info, const std::vector<std::string>& parts, const std::vector<uint64_t>& part_bytes);

@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "core/error.h"
-#include "data/permutation.h"
 #include "data/row_source.h"
 #include "data/tools.h"
 
@@ -19,19 +18,19 @@ namespace llmtrain {
 namespace {
 
 constexpr uint64_t kPlainRun = 128;  // rows handed to a thread at a time where runs do not matter
-constexpr uint64_t kSampleStream = 0x73616d70, kRepeatStream = 0x72657065;
 
 }  // namespace
 
 DatasetSource::~DatasetSource() = default;
 DatasetSource::DatasetSource(DatasetSource&&) noexcept = default;
 
-DatasetSource::DatasetSource(DatasetEntry entry, const DataOptions& options) : entry_(std::move(entry)), seed_(static_cast<uint64_t>(options.seed)) {
+DatasetSource::DatasetSource(DatasetEntry entry, const DataOptions& options, NumpyLegacy& samples) : entry_(std::move(entry)) {
+  const bool anywhere = entry_.num_samples || options.val_size > 0;  // rows are drawn from anywhere
   const uint64_t most = options.max_samples ? static_cast<uint64_t>(*options.max_samples) : UINT64_MAX;
   for (const std::string& path : entry_.files) {
     SourceFile file;
     file.path = path;
-    if (entry_.num_samples) file.stride = 1;  // rows are drawn from anywhere
+    if (anywhere) file.stride = 1;
     scan_file(file, entry_.num_samples ? UINT64_MAX : most - total_);
     total_ += file.rows;
     bytes_ += File::open_for_reading(path).size();
@@ -39,6 +38,19 @@ DatasetSource::DatasetSource(DatasetEntry entry, const DataOptions& options) : e
   }
   if (total_ == 0) throw InputError(entry_.files.front(), "holds no rows", "It is the dataset " + entry_.name + ".");
   length_ = std::min(entry_.num_samples.value_or(total_), most);
+  if (entry_.num_samples) draw(*entry_.num_samples, samples);
+}
+
+// num_samples: a random permutation of the rows; where more are asked for than there are, the rest are drawn with repetition.
+void DatasetSource::draw(uint64_t wanted, NumpyLegacy& samples) {
+  if (total_ > UINT32_MAX) throw InputError(entry_.files.front(), "holds too many rows to draw num_samples from", "It is the dataset " + entry_.name + ".");
+  const auto rows = static_cast<uint32_t>(total_);
+  drawn_ = samples.permutation(rows);
+  drawn_.resize(std::min<uint64_t>(length_, total_));
+  for (uint64_t i = total_; i < wanted; ++i) {  // numpy draws them all, whatever max_samples leaves of them
+    const uint32_t row = samples.below(rows);
+    if (i < length_) drawn_.push_back(row);
+  }
 }
 
 uint64_t DatasetSource::hash() const {
@@ -47,15 +59,12 @@ uint64_t DatasetSource::hash() const {
     const uint64_t both[3] = {h, f.hash, f.rows};
     h = XXH3_64bits(both, sizeof both);
   }
-  return h;
+  const uint64_t both[2] = {h, XXH3_64bits(drawn_.data(), drawn_.size() * sizeof(uint32_t))};
+  return drawn_.empty() ? h : XXH3_64bits(both, sizeof both);
 }
 
-// num_samples: a random permutation of the rows; where more are asked for than there are, the rest are drawn with repetition.
 std::pair<size_t, uint64_t> DatasetSource::locate(uint64_t row) const {
-  if (entry_.num_samples) {
-    const uint64_t stream = XXH3_64bits(entry_.name.data(), entry_.name.size());
-    row = row < total_ ? Permutation(total_, seed_, kSampleStream ^ stream)(row) : random_below(total_, seed_, kRepeatStream ^ stream, row);
-  }
+  if (!drawn_.empty()) row = drawn_[row];
   size_t file = 0;
   while (row >= files_[file].rows) row -= files_[file++].rows;
   return {file, row};

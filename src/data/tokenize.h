@@ -9,6 +9,7 @@
 #include "data/dataset_info.h"
 #include "data/encode.h"
 #include "data/mix.h"
+#include "data/reference_random.h"
 #include "data/report.h"
 #include "data/store.h"
 
@@ -19,8 +20,8 @@ struct SourceFile;
 // A dataset with its indexed files and the rows that are taken from it.
 class DatasetSource {
  public:
-  // Scans the files. InputError for what cannot be read.
-  DatasetSource(DatasetEntry entry, const DataOptions& options);
+  // Scans the files. InputError for what cannot be read. `samples`: where num_samples draws from; one state for all datasets of a run, in their order.
+  DatasetSource(DatasetEntry entry, const DataOptions& options, NumpyLegacy& samples);
   ~DatasetSource();
   DatasetSource(DatasetSource&&) noexcept;
   const DatasetEntry& entry() const { return entry_; }
@@ -33,8 +34,10 @@ class DatasetSource {
 
  private:
   DatasetEntry entry_;
+  void draw(uint64_t wanted, NumpyLegacy& samples);
   std::vector<SourceFile> files_;
-  uint64_t total_ = 0, length_ = 0, bytes_ = 0, seed_ = 0;
+  std::vector<uint32_t> drawn_;  // num_samples: which rows
+  uint64_t total_ = 0, length_ = 0, bytes_ = 0;
 };
 
 // Everything that turning rows into tokens depends on. References must outlive the call.

@@ -88,7 +88,7 @@ AdamW::Result AdamW::step(double learning_rate, Stream& compute, Communicator& c
       arguments.stream = static_cast<uint32_t>(state.unit);
       for (const Range& range : state.ranges) {
         arguments.first_element = shard_begin + range.begin;
-        arguments.weight_decay = range.decay ? static_cast<float>(options_.weight_decay) : 0.0f;
+        arguments.weight_decay = range.decay || options_.decay_everything ? static_cast<float>(options_.weight_decay) : 0.0f;
         const auto part = [&range](const TensorView& view) { return view ? view.rows(range.begin, range.count) : view; };
         kernels_.adamw(compute, part(master), part(gradient), part(state.m), part(state.v), part(low), arguments);
       }

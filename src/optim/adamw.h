@@ -35,6 +35,7 @@ struct AdamWOptions {
   StateTypes states;
   uint64_t seed = 0;  // of stochastic rounding
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
+  bool decay_everything = false;  // norms and biases too
   double max_grad_norm = 1.0;  // 0 or less: no clipping
 };
 

@@ -177,12 +177,12 @@ double least_rate(Arguments& arguments, double rate) {
 }
 
 Factor make_stable_decay(Arguments& arguments, int64_t warmup, int64_t total) {
-  const std::optional<int64_t> decay = arguments.steps("num_decay_steps");
-  if (!decay) arguments.refuse("num_decay_steps", "is missing", "warmup_stable_decay needs the number of steps of its last phase");
+  // What is left out is LLaMA-Factory's: a third of the steps after the warm-up for the stable phase, whatever num_decay_steps says, and the rest for the decay.
+  const int64_t left = std::max<int64_t>(0, total - warmup), third = left / 3;
   StableDecay s;
   s.warmup = warmup;
-  s.decay = *decay;
-  s.stable = arguments.steps("num_stable_steps").value_or(total - warmup - *decay);
+  s.stable = arguments.steps("num_stable_steps").value_or(third);
+  s.decay = arguments.steps("num_decay_steps").value_or(left - third);
   s.warmup_type = arguments.choice("warmup_type", "linear");
   s.decay_type = arguments.choice("decay_type", "cosine");
   s.least = arguments.number("min_lr_ratio", 0);

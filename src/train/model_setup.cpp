@@ -57,6 +57,8 @@ ModelSetup open_model_for_training(const Config& config) {
     model.notes.push_back("cutoff_len " + std::to_string(config.cutoff_len) + " exceeds the model's max_position_embeddings " + std::to_string(trained_context) +
                           "; rope_scaling would stretch it");
   }
+  if (config.neat_packing && model.config.any_sliding_window())
+    model.notes.push_back("neat_packing: the model's sliding window holds within each sample, as in LLaMA-Factory with flash attention; without it, it drops the window");
   if (model.config.rope.kind == RopeKind::longrope || model.config.rope.kind == RopeKind::dynamic)
     model.notes.push_back(std::string(name_of(model.config.rope.kind)) + ": the rotary factors of a micro-batch follow from its longest row, padded to a multiple of 8, as in transformers");
   return model;

@@ -72,8 +72,10 @@ bool lies_in(const std::string& path, const std::string& output_dir) {
   fs::path entry = fs::path(path).lexically_normal();
   if (!entry.has_filename()) entry = entry.parent_path();
   const fs::path folder = entry.has_parent_path() ? entry.parent_path() : fs::path(".");
-  std::error_code error;
-  return fs::equivalent(folder, output_dir, error) && !error;
+  std::error_code error, unreal;
+  if (fs::equivalent(folder, output_dir, error) && !error) return true;
+  const fs::path real = fs::canonical(entry, unreal);  // a link elsewhere may lead to it
+  return !unreal && fs::equivalent(real.parent_path(), output_dir, error) && !error;
 }
 
 bool holds_outputs_of(const std::string& output_dir, const std::string& folder) {

@@ -15,7 +15,7 @@ namespace llmtrain {
 // ranks and their hosts that do not: with a node's own disk the first save would fail, hours later. Rank 0 has made the folder. Collective.
 void check_all_ranks_share(const std::string& output_dir, const std::string& where, RankGroup& group);
 
-// Whether `path` is an entry of the folder `output_dir`, however both are written.
+// Whether `path` is an entry of the folder `output_dir`, however both are written, or a link to one.
 bool lies_in(const std::string& path, const std::string& output_dir);
 
 // Whether output_dir holds the model and results of the run that wrote the checkpoint in `folder`: the history in output_dir's trainer_state.json begins

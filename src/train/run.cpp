@@ -7,10 +7,11 @@
 #include <map>
 #include <optional>
 
+#include "checkpoint/folders.h"
+#include "comm/watchdog.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "data/prepare.h"
-#include "comm/watchdog.h"
 #include "train/checkpointing.h"
 #include "train/data_options.h"
 #include "train/model_setup.h"
@@ -81,7 +82,9 @@ class Run {
   int stop();
   bool nothing_left();
   void evaluate_only();
+  void remove_old_checkpoints();
   void save_checkpoint(int64_t step, const Json& trainer_state);
+  void save_model_only(int64_t step);
   bool resumable() const { return config_.do_train && !config_.save_only_model; }
   void export_final();
   void finish();
@@ -143,6 +146,11 @@ void Run::set_up_data() {
       throw InputError(config_.origin("dataset") + ": dataset", "no token of any row is trained: nothing would be learned", "a larger cutoff_len may help; the report above says how many rows were cut");
     }
     if (config_.evaluates() && eval_rows_.empty()) throw InputError("eval_dataset", "there is no row to evaluate on", "name eval_dataset, or give val_size");
+    for (const EvalRows& set : eval_rows_) {
+      if (config_.evaluates() && config_.dataloader_drop_last && set.rows.size() < config_.per_device_eval_batch_size)
+        throw InputError(config_.origin("dataloader_drop_last") + ": dataloader_drop_last", "nothing of " + set.prefix + " is left: its " + plural(set.rows.size(), "row") +
+                         " do not fill a batch", "lower per_device_eval_batch_size, or set it to false");
+    }
     if (writes_) export_files_ = export_files(config_, model_, template_, tokens_);
   });
   if (config_.do_train) checkpoints_.open();
@@ -151,7 +159,13 @@ void Run::set_up_data() {
     if (!config_.do_train) return;
     const int64_t accumulation = config_.gradient_accumulation_steps = checkpoints_.adapted_accumulation(rows_.size());
     sampler_.emplace(static_cast<uint64_t>(rows_.size()), config_.per_device_train_batch_size, accumulation, group_.size(), static_cast<uint64_t>(config_.sampler_seed()),
-                     !config_.disable_shuffling);
+                     config_.shuffles(), config_.dataloader_drop_last);
+    if (sampler_->rounds() == 0) {
+      throw InputError(config_.origin("dataloader_drop_last") + ": dataloader_drop_last",
+                       "nothing is left to train on: " + plural(rows_.size(), "row") + ", and a round of all ranks takes " +
+                           std::to_string(config_.per_device_train_batch_size * group_.size()),
+                       "lower per_device_train_batch_size, or set it to false");
+    }
     plan_.emplace(*sampler_, accumulation, config_.num_train_epochs, config_.max_steps);
     ScheduleOptions schedule;
     schedule.type = config_.lr_scheduler_type;
@@ -195,6 +209,7 @@ EngineOptions Run::engine_options() const {
   e.adamw.beta2 = config_.adam_beta2;
   e.adamw.epsilon = config_.adam_epsilon;
   e.adamw.weight_decay = config_.weight_decay;
+  e.adamw.decay_everything = config_.decays_everything;
   e.adamw.max_grad_norm = config_.max_grad_norm;
   e.checkpoints = resumable() && config_.save_strategy != "no";
   e.trained = trained_tensors(config_, model_.config);
@@ -239,13 +254,14 @@ RunShape Run::shape() const {
   RunShape s;
   s.output_dir = config_.output_dir;
   s.total_steps = plan_ ? plan_->total_steps() : 0;
-  const auto steps = [&s](const std::string& strategy, double value) { return strategy == "steps" && s.total_steps > 0 ? steps_of(value, s.total_steps) : int64_t{0}; };
-  s.logging_steps = steps(config_.logging_strategy, config_.logging_steps);
-  s.save_steps = steps(config_.save_strategy, config_.save_steps);
-  s.eval_steps = steps(config_.eval_strategy, config_.evaluation_steps());
+  s.logging_steps = steps_of(config_.logging_steps, s.total_steps);
+  s.save_steps = steps_of(config_.save_steps, s.total_steps);
+  constexpr double kNotEvaluated = 500;  // what transformers writes where no key says when
+  s.eval_steps = steps_of(config_.eval_steps || config_.eval_strategy == "steps" ? config_.evaluation_steps() : kNotEvaluated, s.total_steps);
   s.epochs_wanted = plan_ ? static_cast<double>(plan_->epochs()) : 0;
   s.train_batch_size = config_.per_device_train_batch_size;
   s.plot = config_.plot_loss;
+  s.perplexity = config_.stage == "pt";
   return s;
 }
 
@@ -271,7 +287,11 @@ void Run::set_up_output() {
     for (const std::string& line : engine_->plan_lines()) plan += line + "\n";
     write_file_atomically(config_.output_dir + "/memory_plan.txt", plan);
   });
-  if (config_.evaluates()) evaluator_.emplace(*engine_, std::move(eval_rows_), config_.per_device_eval_batch_size, log_, run_log_ ? &*run_log_ : nullptr);
+  EvalWay way;
+  way.batch_rows = config_.per_device_eval_batch_size;
+  way.mean = config_.stage == "pt" ? EvalWay::over_rows : EvalWay::over_batches;
+  way.drop_last = config_.dataloader_drop_last;
+  if (config_.evaluates()) evaluator_.emplace(*engine_, std::move(eval_rows_), way, log_, run_log_ ? &*run_log_ : nullptr);
   if (request_.watchdog) request_.watchdog->watch(engine_->communicators());
   if (config_.do_train && config_.max_hours && config_.save_only_model) {
     log_.warn("max_hours with save_only_model: true: if the time runs out first, nothing is left to resume from, and the run ends with exit code 1");
@@ -294,7 +314,7 @@ bool Run::train() {
   parts.stop = request_.stop;
   parts.watchdog = request_.watchdog;
   parts.host = mpi_.host();
-  parts.begun_well = [this] { remove_folders(old_checkpoints_); };
+  if (config_.overwrite_output_dir && !checkpoints_.found()) parts.begun_well = [this] { remove_old_checkpoints(); };
   std::optional<Trace> trace;
   if (!request_.trace.empty()) trace.emplace(request_.trace, group_, mpi_.host(), engine_->spans(), engine_->compute_stream());
   parts.trace = trace ? &*trace : nullptr;
@@ -305,12 +325,21 @@ bool Run::train() {
   if (trace) log_.info(trace->write());
   checkpoints_.finish();
   if (trainer.stopped()) return false;
+  const bool evaluated = trainer.evaluate_last();
+  if (request_.watchdog) request_.watchdog->pause("the end of the run");
+  checkpoints_.finish();
+  if (!evaluated) return false;
   // 6 operations a parameter and token, the embedding's table left out, as transformers estimates it.
   const int64_t table = model_.config.vocab_size * model_.config.hidden_size;
   summary.total_flos = 6.0 * static_cast<double>(summary.tokens) * static_cast<double>(parameter_count(model_.config) - table);
-  trainer.evaluate_at(plan_->total_steps());
   if (run_log_) run_log_->finish_training(summary);
   return true;
+}
+
+// Those of the run that this one replaces. Together, with the watchdog's clock stopped: it may take long.
+void Run::remove_old_checkpoints() {
+  const WatchdogPause pause(request_.watchdog, "removing old checkpoints");
+  run_on_all_or_fail(group_, [&] { remove_folders(old_checkpoints_); });  // only rank 0 knows of any
 }
 
 // A run whose last step is in a checkpoint of this folder and whose outputs are there has nothing to do.
@@ -331,7 +360,10 @@ int Run::stop() {
   if (run_log_) run_log_->write_state(config_.output_dir);
   const std::string reason = request_.stop->reason().empty() ? "a request to another rank" : request_.stop->reason();
   if (resumable()) {
-    log_.info("stopped on request (" + reason + "): a checkpoint is committed, start again to go on");
+    // The same command would begin elsewhere under these keys, but for a job that Slurm requeues.
+    const std::string from = config_.resume_from_checkpoint.value_or("");
+    const bool elsewhere = from == "true" ? false : config_.overwrite_output_dir || (!from.empty() && from != "false");
+    log_.info("stopped on request (" + reason + "): a checkpoint is committed, start again " + (elsewhere ? "with resume_from_checkpoint=true " : "") + "to go on");
     return kExitStopped;
   }
   log_.warn("stopped on request (" + reason + ") with exit code 1: save_only_model: true left nothing to resume from, the same command begins at step 0 again");
@@ -349,12 +381,31 @@ void Run::save_checkpoint(int64_t step, const Json& trainer_state) {
     checkpoints_.save(step, *engine_, compute, trainer_state, run_log_ ? &*run_log_ : nullptr, rows_.size(), export_files_);
     return;
   }
-  const std::string folder = config_.output_dir + "/checkpoint-" + std::to_string(step);
+  save_model_only(step);
+}
+
+// Under a temporary name until it is whole: a folder of this name may hold a checkpoint that was gone back from, and must not become a mixture with it.
+void Run::save_model_only(int64_t step) {
+  const std::string folder = config_.output_dir + "/checkpoint-" + std::to_string(step), temporary = folder + ".tmp";
   log_.warn_once("save_only_model: checkpoints are plain Hugging Face folders, from which a run cannot be resumed");
-  export_model(*engine_, group_, folder, export_dtype(config_), export_files_);
-  if (!run_log_) return;
-  run_log_->write_state(folder);
-  keep_newest(config_.output_dir, config_.save_total_limit.value_or(0), step);
+  run_on_all_or_fail(group_, [&] {
+    if (writes_) remove_folder(temporary);
+  });
+  export_model(*engine_, group_, temporary, export_dtype(config_), export_files_);
+  run_on_all_or_fail(group_, [&] {
+    if (!run_log_) return;
+    run_log_->write_state(temporary);
+    sync_folder(temporary);
+    const std::string old = put_folder_in_place(temporary, folder);
+    sync_folder(config_.output_dir);
+    if (!old.empty()) remove_folder(old);
+    try {
+      keep_newest(config_.output_dir, config_.save_total_limit.value_or(0), step);
+      remove_leftovers(config_.output_dir);
+    } catch (const std::exception& e) {  // the new one is safe
+      log_.warn(std::string("old checkpoints could not be removed: ") + e.what());
+    }
+  });
 }
 
 void Run::export_final() {

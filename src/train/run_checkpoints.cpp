@@ -42,6 +42,15 @@ const Json& member(const Json& object, const char* key) {
   return *it;
 }
 
+// Under dataloader_drop_last an epoch ends with the last whole round of all ranks (data/sampler.h): rounds of another size may leave out other rows.
+void check_dropped_rows(const std::string& folder, int64_t rows, int64_t round_then, int64_t round_now) {
+  const int64_t then = rows / round_then * round_then, now = rows / round_now * round_now;
+  if (then == now) return;
+  throw InputError(folder, "under dataloader_drop_last: true its epochs have " + std::to_string(then) + " of " + std::to_string(rows) + " rows (whole rounds of " +
+                               std::to_string(round_then) + " rows on all ranks), here they would have " + std::to_string(now) + " (rounds of " + std::to_string(round_now) + ")",
+                   "resume at a number of ranks with the same rows of a round, or of one that leaves out as many");
+}
+
 }  // namespace
 
 RunCheckpoints::RunCheckpoints(const Config& config, RankGroup& group, Log& log, std::string build)
@@ -141,6 +150,7 @@ int64_t RunCheckpoints::adapted_accumulation(int64_t rows) {
                      "resume with the same data and options, or start afresh with overwrite_output_dir: true");
   }
   const int64_t now = config_.per_device_train_batch_size * group_.size();
+  if (config_.dataloader_drop_last) check_dropped_rows(folder, rows, per_device * ranks, now);
   if (now * accumulation_ == global) return accumulation_;
   const std::string arithmetic = "the run's global batch is " + std::to_string(per_device) + " rows x " + std::to_string(accumulation) + " micro-steps x " +
                                  std::to_string(ranks) + " ranks = " + std::to_string(global) + "; here it would be " +

@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kMaxResultsBytes = size_t{1} << 20;
 
-double rounded(double value, double unit) { return std::round(value / unit) * unit; }
+double rounded(double value) { return std::round(value * 100) / 100; }  // as Python's round(value, 2)
 
 // Seconds that remain when `done` of `total` steps took `elapsed`.
 double remaining_seconds(double elapsed, int64_t done, int64_t total) {
@@ -34,6 +34,7 @@ Json eval_metrics(const EvalRecord& e) {
 
 Json train_metrics(const TrainSummary& s) {
   Json json;
+  if (s.input_tokens) json["num_input_tokens_seen"] = *s.input_tokens;
   json["total_flos"] = s.total_flos;
   json["train_loss"] = s.train_loss;
   json["train_runtime"] = s.seconds;
@@ -50,7 +51,7 @@ RunLog::RunLog(RunShape shape) : shape_(std::move(shape)) {}
 
 void RunLog::open() { log_ = File::create(shape_.output_dir + "/trainer_log.jsonl"); }
 
-void RunLog::append(const std::string& line) {
+void RunLog::append_text(const std::string& line) {
   lines_.push_back(line);
   if (log_.fd() < 0) return;  // evaluation alone keeps the log of the training before it
   const std::string text = line + "\n";
@@ -62,27 +63,40 @@ void RunLog::step(const StepRecord& r) {
   steps_.push_back(r);
   epoch_ = r.epoch;
   global_step_ = r.step;
-  tokens_ = r.tokens;
+  tokens_ = r.input_tokens.value_or(r.tokens);
   Json entry;
   entry["epoch"] = r.epoch;
   entry["grad_norm"] = r.grad_norm;
   entry["learning_rate"] = r.learning_rate;
   entry["loss"] = r.loss;
+  if (r.input_tokens) {
+    entry["num_input_tokens_seen"] = *r.input_tokens;
+    entry["train_runtime"] = r.elapsed_seconds;
+    entry["train_tokens_per_second"] = per_second(static_cast<double>(*r.input_tokens), r.elapsed_seconds);
+  }
   entry["step"] = r.step;
   history_.push_back(dump_json(entry));
 
-  Json line;
-  line["current_steps"] = r.step;
-  line["total_steps"] = shape_.total_steps;
+  Json line = line_at(r.step);
   line["loss"] = r.loss;
   line["lr"] = r.learning_rate;
-  line["epoch"] = r.epoch;
-  line["percentage"] = shape_.total_steps > 0 ? rounded(100.0 * static_cast<double>(r.step) / static_cast<double>(shape_.total_steps), 0.01) : 100.0;
-  line["elapsed_time"] = duration_text(r.elapsed_seconds);
-  line["remaining_time"] = duration_text(remaining_seconds(r.elapsed_seconds, r.step, shape_.total_steps));
-  line["throughput"] = rounded(per_second(static_cast<double>(r.tokens), r.elapsed_seconds), 0.01);
-  line["total_tokens"] = r.tokens;
-  append(dump_json(line));
+  append(line, r.epoch, r.elapsed_seconds, tokens_);
+}
+
+Json RunLog::line_at(int64_t step) const { return {{"current_steps", step}, {"total_steps", shape_.total_steps}}; }
+
+// With what every line of the log ends with.
+void RunLog::append(Json line, double epoch, double elapsed_seconds, std::optional<int64_t> tokens) {
+  const auto step = line["current_steps"].get<int64_t>();
+  line["epoch"] = epoch;
+  line["percentage"] = shape_.total_steps > 0 ? rounded(100.0 * static_cast<double>(step) / static_cast<double>(shape_.total_steps)) : 100.0;
+  line["elapsed_time"] = duration_text(elapsed_seconds);
+  line["remaining_time"] = duration_text(remaining_seconds(elapsed_seconds, step, shape_.total_steps));
+  if (tokens) {
+    line["throughput"] = rounded(per_second(static_cast<double>(*tokens), elapsed_seconds));
+    line["total_tokens"] = *tokens;
+  }
+  append_text(dump_json(line));
 }
 
 void RunLog::evaluation(const EvalRecord& e) {
@@ -96,15 +110,9 @@ void RunLog::evaluation(const EvalRecord& e) {
   epoch_ = std::max(epoch_, e.epoch);
   global_step_ = std::max(global_step_, e.step);
 
-  Json line;
-  line["current_steps"] = e.step;
-  line["total_steps"] = shape_.total_steps;
-  line["eval_loss"] = e.loss;
-  line["epoch"] = e.epoch;
-  line["percentage"] = shape_.total_steps > 0 ? rounded(100.0 * static_cast<double>(e.step) / static_cast<double>(shape_.total_steps), 0.01) : 100.0;
-  line["elapsed_time"] = duration_text(e.elapsed_seconds);
-  line["remaining_time"] = duration_text(remaining_seconds(e.elapsed_seconds, e.step, shape_.total_steps));
-  append(dump_json(line));
+  Json line = line_at(e.step);
+  if (e.prefix == "eval") line["eval_loss"] = e.loss;  // as LLaMA-Factory, which leaves the losses of single sets to trainer_state.json
+  append(line, e.epoch, e.elapsed_seconds, std::nullopt);
 }
 
 void RunLog::best(double metric, int64_t step, const std::string& checkpoint) {
@@ -187,12 +195,13 @@ void RunLog::finish_training(const TrainSummary& summary) {
   summary_ = summary;
   epoch_ = summary.epoch;
   global_step_ = summary.step;
-  tokens_ = summary.tokens;
+  tokens_ = summary.input_tokens.value_or(summary.tokens);
   Json entry;
   entry["epoch"] = summary.epoch;
   entry["step"] = summary.step;
   entry.update(train_metrics(summary));
   history_.push_back(dump_json(entry));
+  append(line_at(summary.step), summary.epoch, summary.seconds, tokens_);  // LLaMA-Factory's log ends with a line of the run as a whole
   Json results;
   results["epoch"] = summary.epoch;
   results.update(train_metrics(summary));
@@ -205,7 +214,10 @@ void RunLog::write_results(const std::map<std::string, double>& more) const {
   eval["epoch"] = epoch_;
   // Results of evaluation alone join those of the training before it, as transformers' save_metrics has it.
   Json all = !summary_ && is_regular_file(path) ? parse_json_file(path, kMaxResultsBytes) : eval;
-  for (const auto& [prefix, record] : last_evaluation_) eval.update(eval_metrics(record));
+  for (const auto& [prefix, record] : last_evaluation_) {
+    eval.update(eval_metrics(record));
+    if (shape_.perplexity) eval[prefix + "_perplexity"] = std::exp(record.loss);
+  }
   if (!last_evaluation_.empty()) write_json(shape_.output_dir + "/eval_results.json", eval);
   for (const auto& [name, value] : eval.items())
     if (summary_ || name != "epoch" || !all.contains(name)) all[name] = value;

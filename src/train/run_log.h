@@ -19,10 +19,11 @@ namespace llmtrain {
 struct RunShape {
   std::string output_dir;
   int64_t total_steps = 0;
-  int64_t logging_steps = 0, save_steps = 0, eval_steps = 0;  // 0: not by steps
+  int64_t logging_steps = 0, save_steps = 0, eval_steps = 0;  // as given, whatever the strategy says
   double epochs_wanted = 0;                                   // num_train_epochs as the schedule understands it
   int64_t train_batch_size = 0;                               // rows of a rank's micro-batch
   bool plot = false;
+  bool perplexity = false;                                    // in the results of evaluations, as LLaMA-Factory for stage pt
 };
 
 struct StepRecord {
@@ -30,6 +31,7 @@ struct StepRecord {
   double epoch = 0, loss = 0, grad_norm = 0, learning_rate = 0;
   double elapsed_seconds = 0;
   int64_t tokens = 0;  // trained so far, all ranks
+  std::optional<int64_t> input_tokens = {};  // include_num_input_tokens_seen: so far, all ranks, as that counts them
 };
 
 // One evaluation: `prefix` is "eval", or "eval_<dataset>" where each dataset is evaluated by itself.
@@ -46,6 +48,7 @@ struct TrainSummary {
   double epoch = 0, train_loss = 0, seconds = 0, total_flos = 0;
   int64_t rows = 0;    // trained, repeated epochs counted
   int64_t tokens = 0;  // all ranks
+  std::optional<int64_t> input_tokens = {};
 };
 
 class RunLog {
@@ -69,7 +72,9 @@ class RunLog {
   std::string state_text() const;   // of trainer_state.json
 
  private:
-  void append(const std::string& line);
+  Json line_at(int64_t step) const;
+  void append(Json line, double epoch, double elapsed_seconds, std::optional<int64_t> tokens);
+  void append_text(const std::string& line);
 
   RunShape shape_;
   File log_;

@@ -35,17 +35,17 @@ std::string print_of_weights(const SafetensorsFile& weights) {
 
 }  // namespace
 
-std::string print_of_model(const ModelSetup& model) {
-  std::string lines = "config.json " + digest_of_file(model.folder + "/config.json") + "\n";
-  for (const SafetensorsFile& file : model.weights->files())
+std::string print_of_model(const std::string& folder, const ModelFolder& weights) {
+  std::string lines = "config.json " + digest_of_file(folder + "/config.json") + "\n";
+  for (const SafetensorsFile& file : weights.files())
     lines += std::filesystem::path(file.path()).filename().string() + " " + print_of_weights(file) + "\n";
   return lines;
 }
 
-void check_same_model(RankGroup& group, const ModelSetup& model) {
+void check_same_model(RankGroup& group, const std::string& folder, const ModelFolder& weights) {
   if (group.size() == 1) return;
   std::string mine;
-  run_on_all_or_fail(group, [&] { mine = print_of_model(model); });
+  run_on_all_or_fail(group, [&] { mine = print_of_model(folder, weights); });
   const std::string first = broadcast_string(group, mine, 0);
   run_on_all_or_fail(group, [&] {
     if (mine == first) return;
@@ -53,7 +53,7 @@ void check_same_model(RankGroup& group, const ModelSetup& model) {
     std::string our_line, their_line;
     while (std::getline(ours, our_line) && std::getline(theirs, their_line) && our_line == their_line) {
     }
-    throw InputError(model.folder, our_line.substr(0, our_line.rfind(' ')) + " is not the one that rank 0 reads",
+    throw InputError(folder, our_line.substr(0, our_line.rfind(' ')) + " is not the one that rank 0 reads",
                      "give every node the same model: on a file system that all see, or the same copy");
   });
 }

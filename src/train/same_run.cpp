@@ -9,11 +9,14 @@
 
 #include "checkpoint/digest.h"
 #include "core/error.h"
+#include "data/sampler.h"
 
 namespace llmtrain {
 namespace {
 
-constexpr const char* kRows = "rows_xxh3_128";
+constexpr const char *kRows = "rows_xxh3_128", *kOrder = "order";
+// How an epoch's order comes from the seed (data/sampler.h): after a change of it, the rest of an epoch would hold rows that it has held already.
+constexpr const char *kAsRead = "as read", *kListed = "torch.randperm", *kFunction = "permutation function";
 constexpr int64_t kBlockRows = 8192;  // what one rank reads at a time: the digest is that of the blocks' digests, so ranks may share them out
 constexpr size_t kHexDigits = 32;
 
@@ -125,10 +128,26 @@ void refuse_rows(const std::string& folder, const Json& stored_state, const Conf
                    std::string("resume with the data and options that the run began with, ") + kAfresh);
 }
 
+const char* order_of(const Config& config, const RowSet& rows) {
+  if (!config.shuffles()) return kAsRead;
+  return static_cast<uint64_t>(rows.size()) <= Sampler::kMostListed ? kListed : kFunction;
+}
+
+void refuse_order(const std::string& folder, const Json& then, const Json& now) {
+  throw InputError(folder, "the version of llmtrain that began this run shuffled rows in another way (" + dump_json(then) + ", here it is " + dump_json(now) +
+                               "): the rest of the epoch would hold rows that it has held already",
+                   std::string("go on with that version, ") + kAfresh);
+}
+
 }  // namespace
 
 RunIdentity identity_of(const Config& config, const RowSet& rows, const ModelConfig& model, RankGroup& group) {
-  return {{{"seed", config.sampler_seed()}, {"shuffle", !config.disable_shuffling}, {kRows, digest_of_rows(rows, group)}}, mathematics_of(model)};
+  return {{{"seed", config.sampler_seed()},
+           {"shuffle", config.shuffles()},
+           {"drop_last", config.dataloader_drop_last},
+           {kRows, digest_of_rows(rows, group)},
+           {kOrder, order_of(config, rows)}},
+          mathematics_of(model)};
 }
 
 std::string check_same_run(const std::string& folder, const Json& stored_state, const RunIdentity& now, const Config& config) {
@@ -136,16 +155,20 @@ std::string check_same_run(const std::string& folder, const Json& stored_state, 
     const auto it = stored_state.is_object() ? stored_state.find(name) : stored_state.end();
     return stored_state.is_object() && it != stored_state.end() && it->is_object() ? *it : Json::object();
   };
-  const Json sampler = part("sampler"), model = part("model");
+  Json sampler = part("sampler");
+  const Json model = part("model");
+  const bool in_order = sampler.contains("shuffle") && sampler["shuffle"] == Json(false);
+  if (!sampler.empty() && !sampler.contains(kOrder)) sampler[kOrder] = in_order ? kAsRead : kFunction;  // versions that did not write it had no other
   if (const auto key = first_difference(model, now.model)) {
     throw InputError(folder, "this is the checkpoint of another model: its " + *key + " is " + dump_json(model[*key]) + ", here it is " + dump_json(now.model[*key]),
                      std::string("give model_name_or_path (and rope_scaling) what this run began with; ") + kAfresh);
   }
   if (const auto key = first_difference(sampler, now.sampler)) {
     if (*key == kRows) refuse_rows(folder, stored_state, config);
-    const bool seed = *key == "seed";
-    const std::string name = seed ? (config.data_seed ? "data_seed" : "seed") : "disable_shuffling";
-    const auto value = [&](const Json& of) { return seed ? dump_json(of[*key]) : std::string(of[*key] == Json(true) ? "false" : "true"); };
+    if (*key == kOrder) refuse_order(folder, sampler[kOrder], now.sampler[kOrder]);
+    const bool shuffle = *key == "shuffle";
+    const std::string name = shuffle ? "disable_shuffling" : *key == "drop_last" ? "dataloader_drop_last" : config.data_seed ? "data_seed" : "seed";
+    const auto value = [&](const Json& of) { return shuffle ? std::string(of[*key] == Json(true) ? "false" : "true") : dump_json(of[*key]); };
     throw InputError(config.origin(name) + ": " + name, "it is " + value(now.sampler) + ", and the run in " + folder + " began with " + value(sampler) +
                          ": its sequence of rows cannot go on", "write " + name + ": " + value(sampler) + ", " + kAfresh);
   }

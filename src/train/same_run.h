@@ -13,7 +13,7 @@
 namespace llmtrain {
 
 struct RunIdentity {
-  Json sampler;  // seed, shuffle, and rows_xxh3_128: of the rows' ids, trained spans and packing, in their order
+  Json sampler;  // seed, shuffle, rows_xxh3_128 (of the rows' ids, trained spans and packing, in their order), and order: how they are shuffled
   Json model;    // the numbers of config.json that no tensor's shape shows, by their names
 };
 

@@ -43,7 +43,7 @@ std::string listed(const std::set<std::string>& names) {
 
 void check_known(const std::vector<std::string>& wanted, const std::set<std::string>& known, const std::string& key) {
   for (const std::string& name : wanted)
-    if (name != "all" && !known.count(name)) throw InputError(key, "the model has no module '" + name + "'", "choose from: " + listed(known));
+    if (!known.count(name)) throw InputError(key, "the model has no module '" + name + "'", "choose from: " + listed(known));
 }
 
 }  // namespace
@@ -54,6 +54,7 @@ std::function<bool(const std::string&)> frozen_training(const ModelConfig& confi
     const Place place = place_of(tensor.name);
     (place.block ? inside : outside).insert(place.module);
   }
+  inside.insert("all");
   check_known(choice.modules, inside, "freeze_trainable_modules");
   check_known(choice.extra_modules, outside, "freeze_extra_modules");
 
@@ -64,9 +65,10 @@ std::function<bool(const std::string&)> frozen_training(const ModelConfig& confi
     throw InputError("freeze_trainable_layers", "nothing would be trained", "give a number of blocks, or freeze_extra_modules");
   const std::set<std::string> modules(choice.modules.begin(), choice.modules.end()), extra(choice.extra_modules.begin(), choice.extra_modules.end());
   return [blocks, modules, extra](const std::string& name) {
+    // LLaMA-Factory looks for an extra module's name anywhere in a tensor's: "norm" trains the norms of every block too.
+    if (std::any_of(extra.begin(), extra.end(), [&name](const std::string& module) { return name.find(module) != std::string::npos; })) return true;
     const Place place = place_of(name);
-    if (!place.block) return extra.count(place.module) != 0;
-    return *place.block >= blocks.first && *place.block < blocks.second && (modules.count("all") || modules.count(place.module));
+    return place.block && *place.block >= blocks.first && *place.block < blocks.second && (modules.count("all") || modules.count(place.module));
   };
 }
 

@@ -13,7 +13,7 @@ namespace llmtrain {
 struct FreezeChoice {
   int64_t layers = 2;                          // the last n blocks; negative: the first n
   std::vector<std::string> modules{"all"};     // "all", or parts of a block ("self_attn", "mlp", "input_layernorm", …)
-  std::vector<std::string> extra_modules;      // outside the blocks ("embed_tokens", "norm", "lm_head")
+  std::vector<std::string> extra_modules;      // modules outside the blocks ("embed_tokens", "norm", "lm_head"): all tensors with such a name in theirs
 };
 
 // True for the tensors to train, by Hugging Face name. InputError naming freeze_trainable_modules or freeze_extra_modules for a module that the model

@@ -34,6 +34,7 @@ Trainer::Trainer(TrainerParts parts, StepPlan plan, Schedule schedule)
   const Config& c = parts_.config;
   logging_ = make_every(c.logging_strategy, c.logging_steps, plan_.total_steps());
   evaluating_ = make_every(c.eval_strategy, c.evaluation_steps(), plan_.total_steps());
+  evaluating_.delay = c.eval_delay;
   if (parts_.save_checkpoint) saving_ = make_every(c.save_strategy, c.save_steps, plan_.total_steps());
   begun_ = logged_at_ = now_seconds();
 }
@@ -48,9 +49,9 @@ Json Trainer::state() {
   communicator.all_gather(&loss_sum_, losses.data(), sizeof loss_sum_);
   Json sums = Json::array();
   for (const double loss : losses) sums.push_back(exact_number(loss));
-  return {{"loss_sums", sums},          {"unreduced_steps", unreduced_steps_},     {"total_loss", exact_number(total_loss_)}, {"tokens", tokens_},
+  return {{"loss_sums", sums},          {"unreduced_steps", unreduced_steps_},     {"total_loss", exact_number(total_loss_)}, {"tokens", tokens_},     {"padded_tokens", padded_tokens_},
           {"skipped_in_a_row", skipped_in_a_row_}, {"skipped", skipped_}, {"evaluated_at", evaluated_at_},   {"elapsed_seconds", elapsed()},
-          {"optimizer_steps", parts_.engine.optimizer().steps_done()}};
+          {"evaluation_due", evaluation_due_}, {"optimizer_steps", parts_.engine.optimizer().steps_done()}};
 }
 
 void Trainer::restore(int64_t step, const Json& state) {
@@ -59,6 +60,7 @@ void Trainer::restore(int64_t step, const Json& state) {
   constexpr double kMostSeconds = 1e11;  // three thousand years
   try {
     std::vector<double> losses;
+    if (!state.at("loss_sums").is_array()) throw InputError(where, "\"loss_sums\" is not a list");
     for (const Json& loss : state.at("loss_sums")) losses.push_back(from_exact(loss, where));
     const auto rank = static_cast<size_t>(parts_.engine.communicator().rank());
     loss_sum_ = 0;
@@ -70,15 +72,17 @@ void Trainer::restore(int64_t step, const Json& state) {
     unreduced_steps_ = whole_number(state, "unreduced_steps", 0, step, where);
     total_loss_ = from_exact(state.at("total_loss"), where);
     tokens_ = tokens_logged_ = whole_number(state, "tokens", 0, kMostTokens, where);
+    padded_tokens_ = state.contains("padded_tokens") ? whole_number(state, "padded_tokens", 0, kMostTokens, where) : tokens_;  // earlier versions did not count them
     skipped_in_a_row_ = whole_number(state, "skipped_in_a_row", 0, kMaxSkippedSteps - 1, where);
     skipped_ = whole_number(state, "skipped", 0, step, where);
     evaluated_at_ = whole_number(state, "evaluated_at", -1, step, where);
     elapsed_before_ = state.at("elapsed_seconds").get<double>();
+    evaluation_due_ = state.contains("evaluation_due") && state["evaluation_due"].get<bool>();  // an earlier version did not write it
   } catch (const nlohmann::json::exception& e) {
     throw InputError("checkpoint", std::string("its trainer state cannot be read: ") + e.what());
   }
   if (!(elapsed_before_ >= 0 && elapsed_before_ <= kMostSeconds)) throw InputError(where, "\"elapsed_seconds\" is out of range: " + dump_json(Json(elapsed_before_)));
-  done_ = step;
+  done_ = saved_at_ = step;
 }
 
 // What the ranks tell each other at the end of each step: whether to stop (one answer on all: a signal may have reached only some, and clocks differ),
@@ -110,6 +114,8 @@ TrainSummary Trainer::train() {
   begun_ = logged_at_ = now_seconds();
   parts_.engine.reset_times();
   const int64_t first = done_ + 1;
+  if (done_ == 0 && parts_.config.eval_on_start) evaluation_due_ = true;
+  if (evaluation_due_) aside([&] { stopped_ = !evaluate_at(done_); });
   for (int64_t step = first; step <= plan_.total_steps() && !stopped_; ++step) {
     if (parts_.watchdog) parts_.watchdog->progress("training", step);
     if (parts_.trace) parts_.trace->step(step);
@@ -123,11 +129,7 @@ TrainSummary Trainer::train() {
     }
     if (evaluating_.at(step, plan_)) aside([&] { evaluate_at(step); });
     stopped_ = meet(step, outcome.own) && step < plan_.total_steps();
-    if (parts_.save_checkpoint && (stopped_ || saving_.at(step, plan_))) {
-      const Json now = state();
-      const WatchdogPause pause(parts_.watchdog, "saving");  // a slow disk is nobody's fault
-      aside([&] { parts_.save_checkpoint(step, now); });
-    }
+    if (parts_.save_checkpoint && (stopped_ || saving_.at(step, plan_))) aside([&] { save(step); });
     if (parts_.between_steps) {
       const WatchdogPause pause(parts_.watchdog, "saving");
       parts_.between_steps();
@@ -143,6 +145,7 @@ TrainSummary Trainer::train() {
   summary.train_loss = trained > 0 ? total_loss_ / static_cast<double>(trained) : std::numeric_limits<double>::quiet_NaN();
   summary.seconds = elapsed();
   summary.tokens = tokens_;
+  summary.input_tokens = input_tokens();
   summary.rows = static_cast<int64_t>(std::llround(summary.epoch * static_cast<double>(parts_.rows->size())));
   return summary;
 }
@@ -167,6 +170,7 @@ Trainer::StepOutcome Trainer::one_step(int64_t step) {
     labels += rows.labels(row);
     tokens_ += rows.length(row);
   }
+  if (parts_.config.include_num_input_tokens_seen == "all") padded_tokens_ += padded_tokens_of(epoch, in_epoch);
   const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, labels));
 
   double token_losses = 0;
@@ -199,6 +203,28 @@ Trainer::StepOutcome Trainer::one_step(int64_t step) {
     skip(step, result);
   }
   return outcome;
+}
+
+// What the batches of a step would have with the padding that LLaMA-Factory gives them: to the longest row, and beyond stage pt to a multiple of 8.
+int64_t Trainer::padded_tokens_of(uint64_t epoch, uint64_t in_epoch) const {
+  const Sampler& sampler = *parts_.sampler;
+  const int64_t multiple = parts_.config.stage == "pt" ? 1 : 8;
+  int64_t sum = 0;
+  for (int64_t micro = 0; micro < sampler.micro_steps(in_epoch); ++micro) {
+    for (int rank = 0; rank < parts_.engine.communicator().size(); ++rank) {
+      int64_t longest = 0;
+      const std::vector<size_t> rows = sampler.rows_of(epoch, in_epoch, micro, rank);
+      for (const size_t row : rows) longest = std::max(longest, static_cast<int64_t>(parts_.rows->store().padded_tokens(row)));
+      sum += (longest + multiple - 1) / multiple * multiple * static_cast<int64_t>(rows.size());
+    }
+  }
+  return sum;
+}
+
+std::optional<int64_t> Trainer::input_tokens() const {
+  const std::string& how = parts_.config.include_num_input_tokens_seen;
+  if (how == "no") return std::nullopt;
+  return how == "all" ? padded_tokens_ : tokens_;
 }
 
 // Every rank holds the same result, so all skip, and all stop.
@@ -246,6 +272,7 @@ void Trainer::log_step(int64_t step, const StepOutcome& outcome) {
     record.learning_rate = outcome.rate;
     record.elapsed_seconds = elapsed();
     record.tokens = tokens_;
+    record.input_tokens = input_tokens();
     parts_.run_log->step(record);
   }
   if (parts_.progress) {
@@ -269,11 +296,39 @@ void Trainer::show(int64_t step) {
   if (parts_.progress) parts_.progress->update(progress_state(step));
 }
 
-void Trainer::evaluate_at(int64_t step) {
-  if (!parts_.evaluator || evaluated_at_ == step) return;
-  evaluated_at_ = step;
+void Trainer::save(int64_t step) {
+  const Json now = state();
+  const WatchdogPause pause(parts_.watchdog, "saving");  // a slow disk is nobody's fault
+  parts_.save_checkpoint(step, now);
+  saved_at_ = step;
+}
+
+// One answer on all ranks. Collective.
+bool Trainer::asked_to_stop() {
+  Communicator& communicator = parts_.engine.communicator();
+  const char mine = parts_.stop && parts_.stop->requested() ? 1 : 0;
+  std::vector<char> all(static_cast<size_t>(communicator.size()));
+  communicator.all_gather(&mine, all.data(), 1);
+  return std::any_of(all.begin(), all.end(), [](char c) { return c != 0; });
+}
+
+// At `step`, unless that was done already. It may take longer than the time that is left after a request to stop: false where it was interrupted.
+bool Trainer::evaluate_at(int64_t step) {
+  evaluation_due_ = false;
+  if (!parts_.evaluator || evaluated_at_ == step) return true;
+  if (parts_.watchdog) parts_.watchdog->progress("evaluation", step);
   const bool bar = parts_.progress && parts_.progress->draws_bar();
-  parts_.evaluator->run(step, plan_.epochs_after(step), elapsed(), !bar || step == plan_.total_steps());
+  const bool done = parts_.evaluator->run(step, plan_.epochs_after(step), elapsed(), !bar || step == plan_.total_steps(), [this] { return asked_to_stop(); });
+  if (done) evaluated_at_ = step;
+  evaluation_due_ = !done;
+  return done;
+}
+
+bool Trainer::evaluate_last() {
+  if (evaluate_at(done_)) return true;
+  stopped_ = true;
+  if (parts_.save_checkpoint && saved_at_ != done_) save(done_);
+  return false;
 }
 
 }  // namespace llmtrain

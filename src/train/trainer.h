@@ -2,6 +2,7 @@
 //
 // A step: loss = sum of token losses / number of labels that are not -100 over all micro-batches and ranks of the step (counted before the shift, known to
 // every rank from the token store); AdamW with clipping; a step whose gradient is not finite is skipped by all ranks, and too many in a row end the run.
+// A request to stop is answered at the end of the step; an evaluation is left for it and made first when the run goes on.
 // Logged loss: mean over the steps since the last log, skipped ones left out (NaN, null in the files, where none is left); grad_norm before clipping at the
 // logged step; learning_rate as used in it.
 // Thread rules: collective; one thread.
@@ -9,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,8 +34,9 @@ namespace llmtrain {
 struct Every {
   enum Kind { never, steps, epochs } kind = never;
   int64_t count = 0;  // of steps
+  double delay = 0;   // not before so many steps or epochs
   bool at(int64_t step, const StepPlan& plan) const {
-    if (kind == never) return false;
+    if (kind == never || (delay > 0 && (kind == steps ? static_cast<double>(step) : plan.epochs_after(step)) < delay)) return false;
     if (step == plan.total_steps()) return true;
     return kind == epochs ? plan.ends_epoch(step) : step % count == 0;
   }
@@ -57,8 +60,8 @@ struct TrainerParts {
   Trace* trace = nullptr;                         // null: none is kept
   const StopRequest* stop = nullptr;              // asked at the end of each step
   Watchdog* watchdog = nullptr;
-  std::string host;                               // of this rank, for what is said about it
-  std::function<void()> begun_well = nullptr;              // after the first step, once
+  std::string host = {};                          // of this rank, for what is said about it
+  std::function<void()> begun_well = nullptr;              // collective; after the first step, once
 };
 
 class Trainer {
@@ -71,8 +74,9 @@ class Trainer {
   // train() ended before the last step because it was asked to; a checkpoint was saved where that is possible.
   bool stopped() const { return stopped_; }
   int64_t steps_done() const { return done_; }
-  // Evaluates at `step` unless that was done already.
-  void evaluate_at(int64_t step);
+  // After train(): the evaluation at the end, unless it was done already. False where the run was asked to stop meanwhile: then a checkpoint of the last step
+  // was saved where that is possible, and the next run evaluates.
+  bool evaluate_last();
 
  private:
   struct StepOutcome {
@@ -90,6 +94,11 @@ class Trainer {
   double elapsed() const;
   Json state();
   bool meet(int64_t step, RankWork own);
+  int64_t padded_tokens_of(uint64_t epoch, uint64_t in_epoch) const;
+  std::optional<int64_t> input_tokens() const;
+  bool asked_to_stop();
+  bool evaluate_at(int64_t step);
+  void save(int64_t step);
   void say_straggler(int64_t step, const Straggler& straggler);
 
   TrainerParts parts_;
@@ -104,11 +113,12 @@ class Trainer {
   int64_t unreduced_steps_ = 0;         // those that count in loss_sum_: not the skipped ones
   int64_t timed_steps_ = 0;             // since the last log line, skipped or not
   double shown_loss_ = 0;
-  int64_t tokens_ = 0, tokens_logged_ = 0;
+  int64_t tokens_ = 0, tokens_logged_ = 0, padded_tokens_ = 0;
   double tokens_per_second_ = 0;
   double exposed_ = 0;                  // seconds of waiting for communication that are not in engine.times() any more
   int64_t skipped_in_a_row_ = 0, skipped_ = 0;
-  int64_t evaluated_at_ = -1;
+  int64_t evaluated_at_ = -1, saved_at_ = -1;  // steps
+  bool evaluation_due_ = false;         // of step done_: it was interrupted
   int64_t done_ = 0;                    // steps
   double elapsed_before_ = 0;           // seconds of the runs that this one goes on from
   bool stopped_ = false;

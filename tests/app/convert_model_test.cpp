@@ -98,6 +98,8 @@ TEST_F(ConvertModel, RefusesWhatWouldOverwriteAModel) {
   options_.force = true;
   EXPECT_EQ(refuse(), "");
   EXPECT_TRUE(fs::exists(options_.out + "/mine"));
+  std::ofstream(options_.out + "/manifest.json") << "{}";
+  EXPECT_NE(refuse().find("is a checkpoint"), std::string::npos) << "its digests cover config.json and the tokenizer";
   options_.source = folder_ / "absent";
   EXPECT_NE(refuse().find("SRC"), std::string::npos);
 }

@@ -80,6 +80,30 @@ TEST(Program, ReportShowsTheLastTrainingLossEvenWhereAnEvaluationCameAfterIt) {
   EXPECT_TRUE(has(outcome.out, "20/20  2.25")) << outcome.out;
 }
 
+TEST(Program, ReportNamesABrokenRunAndShowsTheOthers) {
+  ScratchFolder folder;
+  for (const char* run : {"a", "b", "c"}) std::filesystem::create_directory(folder / run);
+  write_file_atomically(folder / "a/all_results.json", "{\"train_loss\": 1.25");
+  write_file_atomically(folder / "b/all_results.json", "{\"train_loss\": 2.5}");
+  write_file_atomically(folder / "b/trainer_log.jsonl", "{\"current_steps\": \"\\u001b[2J\", \"total_steps\": 20, \"loss\": 4.5}\n");
+  write_file_atomically(folder / "c/all_results.json", "[1]");
+  const std::vector<std::string> words{"report", folder / "a", folder / "b", folder / "c", folder / "none"};
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.code, kExitInput);
+  EXPECT_TRUE(has(outcome.out, "2.5")) << outcome.out;
+  EXPECT_TRUE(has(outcome.out, "broken")) << outcome.out;
+  EXPECT_FALSE(has(outcome.out, "\x1b")) << "no control character reaches the terminal";
+  for (const char* broken : {"a/all_results.json", "c/all_results.json", "none"}) EXPECT_TRUE(has(outcome.err, folder / broken)) << outcome.err;
+  std::vector<std::string> as_json = words;
+  as_json.push_back("--json");
+  const Outcome json = run(as_json);
+  EXPECT_EQ(json.code, kExitInput);
+  const Json runs = parse_json(json.out, "report --json")["runs"];
+  EXPECT_EQ(runs[0]["state"], "broken");
+  EXPECT_TRUE(runs[0].contains("fault"));
+  EXPECT_EQ(runs[1]["state"], "done");
+}
+
 TEST(Program, TheVersionNamesLibrariesCompiledAndFound) {
   const Outcome text = run({"--version"});
   EXPECT_EQ(text.code, kExitDone);

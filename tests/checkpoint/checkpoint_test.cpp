@@ -192,6 +192,25 @@ TEST_F(Checkpoint, ReshardingReadsEveryElementWhateverWroteIt) {
   }
 }
 
+// More shards than a reader keeps open, read forwards and then to and fro: what it keeps of one that it has closed must not be taken for another's.
+TEST_F(Checkpoint, MoreShardsThanAreKeptOpen) {
+  const std::string folder = scratch / "many";
+  const CheckpointContent content = small_content(40, 3);
+  const Manifest m = testing_support::write_checkpoint(folder, content, 4);
+  expect_all_values(folder, m, 4);
+  CheckpointReader reader(folder, m);
+  reader.check();
+  CheckpointReader again(folder, m);
+  const StoredArray& a = content.units[0].arrays[0];
+  const int64_t elements = content.units[0].elements(true);
+  for (int64_t i = 0; i < 400; ++i) {
+    const int64_t at = i * 7919 % elements;
+    float value = 0;
+    again.read(content.units[0], a, at, 1, &value);
+    ASSERT_EQ(value, testing_support::value_of(0, a.name, at, 4)) << at;
+  }
+}
+
 TEST_F(Checkpoint, TheIndexShowsEachTensorInItsShapeAndAMissingShardAsNaN) {
   for (const int world : {1, 2, 3, 8}) {
     const std::string folder = scratch / ("index" + std::to_string(world));
@@ -282,7 +301,7 @@ TEST_F(Checkpoint, ChunksThatSpanManyBlocksOfAWriteAreReadBackByHdf5) {
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 65537) - 3.5f;
   ASSERT_EQ(array.dtype, DType::float32);
   image.put(0, array.name, 0, array.shard_elements, values.data());
-  const std::string path = scratch / "large.h5";
+  const std::string path = scratch / shard_file_name(0, 1);
   const std::string digest = image.write(path).digest;
   EXPECT_EQ(digest, digest_of_file(path));
   const hdf5::Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose, "H5Fopen", path);
@@ -290,6 +309,15 @@ TEST_F(Checkpoint, ChunksThatSpanManyBlocksOfAWriteAreReadBackByHdf5) {
   std::vector<float> back(values.size());
   ASSERT_GE(H5Dread(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, back.data()), 0);
   EXPECT_EQ(back, values);
+  // Parts of either chunk, to and fro, and across their border.
+  Manifest manifest;
+  manifest.content = content;
+  CheckpointReader reader(scratch.path(), manifest);
+  for (const int64_t begin : {0, 1499997, 10, 750000, 749998, 3, 1400000, 749999}) {
+    float some[4];
+    reader.read(unit, array, begin, 4, some);
+    for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(some[i], values[static_cast<size_t>(begin + i)]) << begin << " + " << i;
+  }
 }
 
 TEST_F(Checkpoint, TwoJobsInOneFolderAreKeptApartAndTheLockDiesWithItsHolder) {

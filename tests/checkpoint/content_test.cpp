@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/content.h"
+#include "checkpoint/manifest.h"
 #include "core/error.h"
 
 namespace llmtrain {
@@ -20,6 +21,21 @@ TEST(CheckpointContent, SizesThatWouldOverflowAreRefused) {
   EXPECT_THROW(content_from_json(content("2", "70368744177665", "4"), "m"), InputError);
   EXPECT_THROW(content_from_json(content("1e300", "0", "4"), "m"), InputError);
   EXPECT_THROW(content_from_json(content("2", "0", "18446744073709551615"), "m"), InputError);
+}
+
+// A checkpoint whose manifest read_manifest() refuses for its length could never be used: it must not be committed.
+TEST(CheckpointContent, AManifestTooLongToBeReadIsNotWritten) {
+  Manifest manifest;
+  manifest.step = 7;
+  manifest.state = {{"log", std::string(2000, 'x')}};
+  const std::string text = dump_manifest(manifest);
+  EXPECT_EQ(dump_manifest(manifest, text.size()), text);
+  try {
+    dump_manifest(manifest, text.size() - 1);
+    FAIL() << "written";
+  } catch (const OperationError& e) {
+    EXPECT_NE(std::string(e.what()).find("logging_steps"), std::string::npos) << e.what();
+  }
 }
 
 }  // namespace

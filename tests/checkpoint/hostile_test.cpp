@@ -214,6 +214,17 @@ TEST(Hostile, ManifestsThatLieAreRefusedByName) {
       {"out of range", [](Json& j) { j["content"]["units"][0]["arrays"][0]["shard_elements"] = int64_t{1} << 60; }},
       {"dimensions", [](Json& j) { j["content"]["units"][0]["tensors"][0]["shape"] = Json::array({1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}); }},
       {"not an object", [](Json& j) { j["content"] = 7; }},
+      {"is listed twice", [](Json& j) { j["content"]["units"][1]["tensors"].push_back(j["content"]["units"][0]["tensors"][0]); }},
+      {"is listed twice", [](Json& j) { j["content"]["units"].push_back(j["content"]["units"][0]); }},
+      {"is listed twice", [](Json& j) { j["content"]["units"][0]["arrays"].push_back(j["content"]["units"][0]["arrays"][0]); }},
+      {"name of a tensor", [](Json& j) { j["content"]["units"][0]["tensors"][0]["name"] = "__metadata__"; }},
+      {"name of a tensor", [](Json& j) { j["content"]["units"][0]["tensors"][0]["name"] = "a/../b"; }},
+      {"name of a unit", [](Json& j) { j["content"]["units"][0]["name"] = ""; }},
+      {"name of an array", [](Json& j) { j["content"]["units"][0]["arrays"][0]["name"] = "a\n"; }},
+      {"lie in one place", [](Json& j) { j["content"]["units"][1]["tensors"][2]["offset"] = 10; }},
+      {"type int8", [](Json& j) { j["content"]["units"][0]["arrays"][0]["dtype"] = "int8"; }},
+      {"type float16", [](Json& j) { j["content"]["units"][0]["arrays"][0]["dtype"] = "float16"; }},
+      {"no tensor", [](Json& j) { j["content"]["units"] = Json::array(); }},
       {"units", [](Json& j) { j["content"]["units"] = "none"; }},
   };
   for (const Lie& lie : lies) {

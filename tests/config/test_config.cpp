@@ -260,6 +260,17 @@ TEST(Trainable, LaterCapabilitiesAreRefusedByNameButRead) {
   EXPECT_EQ(train_error(kGood + "resume_from_checkpoint: true\nmax_hours: 2\nquantization_bit: null\n"), "");
 }
 
+TEST(Trainable, ValuesThatThisVersionCannotDoAreRefusedByName) {
+  for (const char* line : {"train_sampling_strategy: group_by_length", "save_strategy: best", "eval_on_start: true"}) {
+    const std::string key(line, std::string(line).find(':'));
+    EXPECT_TRUE(has(train_error(kGood + line), "c.yaml:7: " + key)) << train_error(kGood + line);
+  }
+  const Config c = parse_config(kGood + "train_sampling_strategy: sequential\ninclude_num_input_tokens_seen: true\n", "c.yaml");
+  EXPECT_FALSE(c.shuffles());
+  EXPECT_EQ(c.include_num_input_tokens_seen, "all");
+  EXPECT_TRUE(has(parse_error("include_num_input_tokens_seen: some"), "one of no, all or non_padding"));
+}
+
 TEST(Trainable, StepsAreCountsOrShares) {
   EXPECT_TRUE(has(train_error(kGood + "logging_steps: 2.5"), "logging_steps"));
   EXPECT_TRUE(has(train_error(kGood + "logging_steps: 0"), "logging_steps"));
@@ -270,6 +281,10 @@ TEST(Trainable, StepsAreCountsOrShares) {
   c.warmup_ratio = 0.1;
   EXPECT_EQ(warmup_steps_of(c, 32), 4);
   c.warmup_steps = 2;
+  EXPECT_EQ(warmup_steps_of(c, 32), 4) << "transformers 5: the ratio wins";
+  c.warmup_ratio = 0;
+  EXPECT_EQ(warmup_steps_of(c, 32), 2);
+  c.warmup_ratio.reset();
   EXPECT_EQ(warmup_steps_of(c, 32), 2);
   c.warmup_steps = 0.25;  // transformers 5: below 1 a share
   EXPECT_EQ(warmup_steps_of(c, 30), 8);
@@ -328,7 +343,7 @@ TEST(Compatibility, TheGoldenRunsParse) {
     if (!std::filesystem::exists(path)) continue;
     const Config c = load_config(path);
     ++all;
-    EXPECT_EQ(c.warmup_ratio, c.is_default("warmup_ratio") ? 0 : 0.1);
+    EXPECT_EQ(c.warmup_ratio, c.is_default("warmup_ratio") ? std::nullopt : std::optional(0.1));
     EXPECT_TRUE(same_values(c, parse_config(resolved_yaml(c), "r")));
     const bool trains = (c.stage == "sft" || c.stage == "pt") && (c.finetuning_type == "full" || c.finetuning_type == "freeze");
     accepted += trains;

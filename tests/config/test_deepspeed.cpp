@@ -55,6 +55,19 @@ TEST(DeepSpeed, NumbersFillWhatTheYamlLeavesOut) {
   EXPECT_EQ(c.learning_rate, 1e-4);
   EXPECT_EQ(c.adam_beta2, 0.95);
   EXPECT_EQ(c.origin("bf16"), "ds.json");
+  EXPECT_TRUE(c.decays_everything) << "transformers hands DeepSpeed's optimizer all parameters as one group";
+  Config without = parse_config("stage: sft", "c.yaml");
+  apply_deepspeed(without, parse_deepspeed("{" + kStage3 + "}", "ds.json"));
+  EXPECT_FALSE(without.decays_everything);
+}
+
+TEST(DeepSpeed, AnotherAdamIsRefusedByName) {
+  const auto with = [](const std::string& params) {
+    return train_error("{\"optimizer\": {\"type\": \"Adam\", \"params\": {" + params + "}}, " + kStage3 + "}");
+  };
+  EXPECT_EQ(with("\"adam_w_mode\": true, \"bias_correction\": true, \"torch_adam\": false"), "");
+  EXPECT_TRUE(has(with("\"adam_w_mode\": false"), "optimizer.params.adam_w_mode: false is not supported"));
+  EXPECT_TRUE(has(with("\"bias_correction\": false"), "optimizer.params.bias_correction"));
 }
 
 TEST(DeepSpeed, NumbersThatDifferFromTheYamlAreRefused) {
@@ -111,7 +124,9 @@ TEST(DeepSpeed, FaultsNameTheLineAndTheNearestKey) {
 TEST(DeepSpeed, EveryKeyWithoutEffectIsSaidOnItsOwnLine) {
   const auto ds = parse_deepspeed(
       "{\"steps_per_print\": 10, \"zero_optimization\": {\"stage\": 3, \"sub_group_size\": 1e9, \"reduce_bucket_size\": \"auto\"}}", "ds.json");
-  ASSERT_EQ(ds.notes.size(), 3u);
+  ASSERT_EQ(ds.notes.size(), 4u);
+  EXPECT_TRUE(has(ds.notes[3], "gradient_clipping is left out"));
+  EXPECT_TRUE(parse_deepspeed("{\"gradient_clipping\": \"auto\"}", "ds.json").notes.empty());
   EXPECT_TRUE(has(ds.notes[1], "zero_optimization.sub_group_size: accepted without effect"));
 }
 

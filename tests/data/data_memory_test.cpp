@@ -1,7 +1,9 @@
 // Memory while data is prepared: bounded by a few runs of rows, whatever the size of the file and of the store. And what wrong input leaves behind.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <sstream>
 
 #include "data_support.h"
 
@@ -125,7 +127,15 @@ TEST_F(DataMemory, AHistoryThatIsNoListIsNamedWithFileAndRow) {
   EXPECT_SAYS(lines, "d.jsonl: row 3");
 }
 
-TEST_F(DataMemory, GoldenLinesHoldEveryRowInOrderOfTheDataset) {
+std::vector<std::string> sorted_lines(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  std::sort(lines.begin(), lines.end());
+  return lines;
+}
+
+TEST_F(DataMemory, GoldenLinesHoldEveryRowOnce) {
   std::string rows;
   for (int i = 0; i < 10; ++i) rows += "{\"instruction\":\"r\",\"output\":\"" + std::string(static_cast<size_t>(i + 1), 'x') + "\"}\n";
   write_text(scratch / "data/d.jsonl", rows);
@@ -134,10 +144,8 @@ TEST_F(DataMemory, GoldenLinesHoldEveryRowInOrderOfTheDataset) {
   options.val_size = 4;
   const Dataset split = prepare();
   ASSERT_EQ(split.train.size(), 6u);
-  write_golden_lines(split.train.whole(), scratch / "whole.jsonl");
-  EXPECT_EQ(read_text(scratch / "whole.jsonl"), read_text(scratch / "all.jsonl"));
   write_golden_lines({split.eval[0].store, split.train}, scratch / "both.jsonl");
-  EXPECT_EQ(read_text(scratch / "both.jsonl").size(), read_text(scratch / "all.jsonl").size());
+  EXPECT_EQ(sorted_lines(read_text(scratch / "both.jsonl")), sorted_lines(read_text(scratch / "all.jsonl")));
 }
 
 }  // namespace

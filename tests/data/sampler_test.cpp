@@ -69,6 +69,18 @@ TEST(Sampler, StepsAreCeilOfRoundsOverAccumulation) {
   EXPECT_EQ(s.rows_of(0, 0, 1, 1).front(), 24u);
 }
 
+TEST(Sampler, RowsThatDoNotFillARoundAreLeftOutUnderDropLast) {
+  const Sampler s(100, 8, 4, 2, 0, false, true);  // 6 rounds of 16
+  EXPECT_EQ(s.rounds(), 6u);
+  EXPECT_EQ(s.steps_per_epoch(), 2u);
+  EXPECT_EQ(s.micro_steps(1), 2);
+  EXPECT_EQ(s.rows_of_step(0, 1).size(), 32u);
+  EXPECT_EQ(s.rows_of_step(0, 1).back(), 95u);
+  EXPECT_TRUE(s.rows_of(0, 1, 2, 0).empty());
+  EXPECT_EQ(Sampler(15, 8, 1, 2, 0, true, true).rounds(), 0u);
+  EXPECT_EQ(Sampler(100, 8, 4, 2, 3, true, true).row_at(1, 99), Sampler(100, 8, 4, 2, 3, true).row_at(1, 99)) << "which rows are left out changes from epoch to epoch";
+}
+
 TEST(Sampler, EpochsAndSeedsDiffer) {
   const Sampler a(50, 50, 1, 1, 1, true), b(50, 50, 1, 1, 2, true);
   EXPECT_NE(a.rows_of_step(0, 0), a.rows_of_step(1, 0));

@@ -2,13 +2,14 @@
 // can be compiled by the host compiler and tested where there is no GPU. Found before the toolkit's header of the same name by the emulated plugin.
 //
 // A kernel's blocks run one after the other; the threads of a block are fibers (Boost.Context) that give way at __syncthreads, __syncwarp and the
-// warp's exchanges. Stream order is the order of the calls: everything asynchronous happens at once. Device memory is host memory that only
-// lies elsewhere, filled with a pattern that is a NaN in every type, as is dynamic shared memory at the start of a block.
-// What this does not show: races between threads of a block that do not synchronise (each fiber runs until it gives way), speed, and what vendor
-// libraries do.
+// warp's exchanges. Each stream is a queue with a thread of its own, which can be made late on purpose (emulator/streams.h). Device memory is host memory
+// that only lies elsewhere, filled with a pattern that is a NaN in every type, as is memory that was given back (emulator/memory.h), and dynamic shared memory
+// at the start of a block.
+// What this does not show: races between threads of a block that do not synchronise (each fiber runs until it gives way), races between kernels of two
+// streams within their run (one kernel at a time runs in a process), speed, and what vendor libraries do.
 //
 // Source of names and meanings: CUDA Runtime API and C++ Programming Guide, https://docs.nvidia.com/cuda/.
-// Thread rules: one kernel at a time (a mutex sees to it).
+// Thread rules: as the real runtime; kernels run one at a time (a mutex sees to it).
 #pragma once
 
 #include <cmath>
@@ -153,7 +154,7 @@ constexpr T max(T a, T b) { return a < b ? b : a; }
 
 enum cudaError_t {
   cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100,
-  cudaErrorInvalidDevice = 101, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700, cudaErrorLaunchFailure = 719, cudaErrorUnknown = 999
+  cudaErrorInvalidDevice = 101, cudaErrorInvalidResourceHandle = 400, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700, cudaErrorLaunchFailure = 719, cudaErrorUnknown = 999
 };
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
@@ -197,6 +198,7 @@ cudaError_t cudaFreeHost(void* pointer);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = nullptr);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemset(void* to, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream = nullptr);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
@@ -226,13 +228,12 @@ struct cudaLaunchConfig_t {
   cudaLaunchAttribute* attrs;
   unsigned numAttrs;
 };
-cudaError_t llmtrain_emulated_launch();  // whether the next launch succeeds (LLMTRAIN_EMULATED_FAULT, runtime.cpp)
+namespace llmtrain::emulator {
+// Gives the kernel to the stream (runtime.cpp).
+cudaError_t launch(Index grid, Index block, size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel);
+}  // namespace llmtrain::emulator
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(P...), A&&... arguments) {
-  if (const cudaError_t error = llmtrain_emulated_launch(); error != cudaSuccess) return error;
-  const std::tuple<P...> copies(static_cast<P>(std::forward<A>(arguments))...);
-  return llmtrain::emulator::run_grid({c->gridDim.x, c->gridDim.y, c->gridDim.z}, {c->blockDim.x, c->blockDim.y, c->blockDim.z}, c->dynamicSmemBytes,
-                                      [&] { std::apply(kernel, copies); })
-             ? cudaSuccess
-             : cudaErrorInvalidValue;
+  return llmtrain::emulator::launch({c->gridDim.x, c->gridDim.y, c->gridDim.z}, {c->blockDim.x, c->blockDim.y, c->blockDim.z}, c->dynamicSmemBytes, c->stream,
+                                    [kernel, copies = std::tuple<P...>(static_cast<P>(std::forward<A>(arguments))...)] { std::apply(kernel, copies); });
 }

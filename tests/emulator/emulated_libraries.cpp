@@ -3,6 +3,8 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "device/cuda/check.h"
+#include "emulator/streams.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/versions.h"
 
@@ -24,7 +26,16 @@ std::vector<float> rows_of(const void* p, DType type, int64_t rows, int64_t k, b
 class EmulatedGemm final : public Gemm {
  public:
   size_t workspace_bytes() const override { return 4096; }
-  void multiply(cudaStream_t, const GemmShape& s, const void* a, const void* b, const void* bias, void* c, void*) override {
+  void multiply(cudaStream_t stream, const GemmShape& s, const void* a, const void* b, const void* bias, void* c, void*) override {
+    const auto queue = emulator::find_queue(stream);
+    LLMTRAIN_ASSERT(queue && emulator::device_of(*queue) == emulator::current_device(), "a matrix product on a stream of another device");
+    const emulator::Position done = emulator::enqueue(queue, [=] { carry_out(s, a, b, bias, c); });
+    if (emulator::launches_block()) emulator::wait_until(done);
+  }
+  std::string describe() const override { return "matrix products: emulated"; }
+
+ private:
+  static void carry_out(const GemmShape& s, const void* a, const void* b, const void* bias, void* c) {
     const std::vector<float> left = rows_of(a, s.inputs, s.m, s.k, s.a_transposed), right = rows_of(b, s.inputs, s.n, s.k, !s.b_transposed);
     for (int64_t i = 0; i < s.m; ++i) {
       for (int64_t j = 0; j < s.n; ++j) {
@@ -47,7 +58,6 @@ class EmulatedGemm final : public Gemm {
       }
     }
   }
-  std::string describe() const override { return "matrix products: emulated"; }
 };
 
 }  // namespace

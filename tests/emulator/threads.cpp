@@ -33,7 +33,11 @@ struct Mailboxes {
 class StackPool {
  public:
   ctx::stack_context allocate() {
-    if (free_.empty()) return ctx::fixedsize_stack(kBytes).allocate();
+    if (free_.empty()) {
+      const ctx::stack_context fresh = ctx::fixedsize_stack(kBytes).allocate();
+      begins_.push_back(static_cast<char*>(fresh.sp) - fresh.size);
+      return fresh;
+    }
     const ctx::stack_context stack = free_.back();
     free_.pop_back();
     return stack;
@@ -43,6 +47,7 @@ class StackPool {
  private:
   static constexpr size_t kBytes = 128 * 1024;
   std::vector<ctx::stack_context> free_;
+  std::vector<char*> begins_;  // a stack is known by its end: so that a leak checker finds it
 };
 
 struct PooledStack {
@@ -180,13 +185,17 @@ unsigned ballot(unsigned mask, bool predicate) {
 
 char* mailbox(int lane) { return running->mail[static_cast<size_t>(running->current->thread.number / 32)].slots[lane]; }
 
-bool run_grid(Index grid, Index block, size_t shared_bytes, const std::function<void()>& kernel) {
-  static std::mutex one_at_a_time;
-  static StackPool stacks;
+bool is_shape_of_a_gpu(Index grid, Index block, size_t shared_bytes) {
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  return threads > 0 && threads <= 1024 && block.z <= 64 && shared_bytes <= 227 * 1024 && grid.x > 0 && grid.y > 0 && grid.z > 0 &&
+         grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535;
+}
+
+void run_grid(Index grid, Index block, size_t shared_bytes, const std::function<void()>& kernel) {
+  static std::mutex& one_at_a_time = *new std::mutex;  // the streams' threads use them until the process ends
+  static StackPool& stacks = *new StackPool;
   const std::lock_guard lock(one_at_a_time);
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
-  if (threads == 0 || threads > 1024 || block.z > 64 || shared_bytes > 227 * 1024) return false;
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return false;
   Running r;
   std::unique_ptr<char, decltype(&std::free)> shared(static_cast<char*>(std::aligned_alloc(128, (shared_bytes + 127) / 128 * 128 + 128)), &std::free);
   r.mail.resize((threads + 31) / 32);
@@ -202,7 +211,6 @@ bool run_grid(Index grid, Index block, size_t shared_bytes, const std::function<
     }
   }
   running = nullptr;
-  return true;
 }
 
 }  // namespace llmtrain::emulator

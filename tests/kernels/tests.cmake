@@ -6,7 +6,7 @@ set_tests_properties(kernels-baseline PROPERTIES LABELS unit TIMEOUT 300 ENVIRON
 # The CUDA backend: on the emulator, and on a GPU where there is one (skipped elsewhere).
 add_test(NAME kernels-cuda-emulated COMMAND test_kernels WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 set_tests_properties(kernels-cuda-emulated PROPERTIES LABELS unit TIMEOUT 600
-  ENVIRONMENT "LLMTRAIN_TEST_BACKEND=cuda;LLMTRAIN_CUDA_PLUGIN=${PROJECT_BINARY_DIR}/tests/libllmtrain-cuda-emulated.so")
+  ENVIRONMENT "LLMTRAIN_TEST_BACKEND=cuda;CUDA_LAUNCH_BLOCKING=1;LLMTRAIN_CUDA_PLUGIN=${PROJECT_BINARY_DIR}/tests/libllmtrain-cuda-emulated.so")
 if(LLMTRAIN_HAS_CUDA)
   foreach(attention flash cudnn)
     add_test(NAME kernels-cuda-${attention} COMMAND test_kernels WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})

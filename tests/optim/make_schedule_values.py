@@ -5,8 +5,13 @@ from transformers.optimization import get_scheduler
 import transformers
 cases=[]
 def add(name,lr,w,t,kw):
+    if name=="warmup_stable_decay":  # LLaMA-Factory's create_custom_scheduler fills in what is left out
+        third=(t-w)//3
+        kw_used={"num_stable_steps":third,"num_decay_steps":t-w-third,**kw}
+    else:
+        kw_used=dict(kw)
     opt=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))],lr=lr)
-    s=get_scheduler(name,opt,num_warmup_steps=w,num_training_steps=t,scheduler_specific_kwargs=dict(kw))
+    s=get_scheduler(name,opt,num_warmup_steps=w,num_training_steps=t,scheduler_specific_kwargs=kw_used)
     out=[]
     for i in range(t):
         out.append(s.get_last_lr()[0]); opt.step(); s.step()
@@ -20,6 +25,7 @@ for w,t in ((0,7),(3,11)):
     add("cosine_with_min_lr",1e-3,w,t,{"min_lr_rate":0.1})
     add("cosine_warmup_with_min_lr",1e-3,w,t,{"min_lr_rate":0.1})
     add("warmup_stable_decay",1e-3,w,t,{"num_decay_steps":3})
+    add("warmup_stable_decay",1e-3,w,t,{})
     add("constant_with_warmup",1e-3,w,t,{})
 add("constant",5e-5,2,4,{})
 add("cosine",1e-3,2,9,{"num_cycles":1.5})

@@ -95,7 +95,7 @@ TEST(Schedules, WrongArgumentsAreRefusedByName) {
   EXPECT_NE(refusal(o).find("only one"), std::string::npos);
   o.type = "warmup_stable_decay";
   o.kwargs = {};
-  EXPECT_NE(refusal(o).find("num_decay_steps"), std::string::npos);
+  EXPECT_EQ(refusal(o), "");
   o.kwargs = {{"num_decay_steps", "2"}, {"decay_type", "steep"}};
   EXPECT_NE(refusal(o).find("steep"), std::string::npos);
   o.type = "polynomial";

@@ -72,7 +72,7 @@ TEST(RunLog, TrainerLogHasOneLineAStepWithTheKeysThatReadersUse) {
   std::ifstream file(folder / "trainer_log.jsonl");
   std::vector<Json> lines;
   for (std::string line; std::getline(file, line);) lines.push_back(parse_json(line, "line"));
-  ASSERT_EQ(lines.size(), 10u);
+  ASSERT_EQ(lines.size(), 11u) << "8 steps, 2 evaluations, the run as a whole";
   EXPECT_EQ(lines[0]["current_steps"], 1);
   EXPECT_EQ(lines[0]["total_steps"], 8);
   EXPECT_EQ(lines[0]["loss"].get<double>(), 1.0 / 3 + 7) << "floats read back exactly";
@@ -85,6 +85,9 @@ TEST(RunLog, TrainerLogHasOneLineAStepWithTheKeysThatReadersUse) {
   EXPECT_FALSE(lines[0].contains("eval_loss"));
   EXPECT_EQ(lines[4]["eval_loss"], 2.5);
   EXPECT_FALSE(lines[4].contains("loss"));
+  EXPECT_FALSE(lines[10].contains("loss"));
+  EXPECT_EQ(lines[10]["current_steps"], 8);
+  EXPECT_EQ(lines[10]["percentage"], 100.0);
 }
 
 TEST(RunLog, TrainerStateHoldsTheHistory) {
@@ -162,6 +165,42 @@ TEST(Progress, KindIsCheckedByName) {
   EXPECT_EQ(parse_progress("auto"), ProgressKind::automatic);
   EXPECT_EQ(parse_progress("bar"), ProgressKind::bar);
   EXPECT_THROW(parse_progress("dots"), InputError);
+}
+
+TEST(OutputDir, ACheckpointLiesInItHoweverItIsWritten) {
+  const ScratchFolder folder;
+  const std::string out = folder / "out", inside = out + "/checkpoint-4";
+  std::filesystem::create_directories(inside);
+  std::filesystem::create_directories(folder / "other/checkpoint-4");
+  std::filesystem::create_symlink(out, folder / "link");
+  std::filesystem::create_symlink(inside, folder / "best");
+  std::filesystem::create_symlink(folder / "other/checkpoint-4", out + "/checkpoint-5");
+  for (const std::string& path : {inside, inside + "/", out + "/./checkpoint-4", out + "/x/../checkpoint-4", folder / "link/checkpoint-4", folder / "best", out + "/checkpoint-5"}) {
+    EXPECT_TRUE(lies_in(path, out)) << path;
+    EXPECT_TRUE(lies_in(path, out + "/")) << path;
+    EXPECT_TRUE(lies_in(path, folder / "link")) << path;
+  }
+  for (const std::string& path : {folder / "other/checkpoint-4", out, folder.path(), inside + "/deeper", std::string("checkpoint-4")}) EXPECT_FALSE(lies_in(path, out)) << path;
+}
+
+TEST(OutputDir, OutputsAreACheckpointsWhereItsHistoryBeginsTheirs) {
+  const ScratchFolder folder;
+  const std::string checkpoint = folder / "checkpoint-2", saved = R"({"log_history": [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}]})";
+  std::filesystem::create_directories(checkpoint);
+  for (const char* name : {"all_results.json", "model.safetensors"}) std::ofstream(folder / name) << "{}";
+  std::ofstream(checkpoint + "/trainer_state.json") << saved;
+  const auto holds = [&](const std::string& state) {
+    std::ofstream(folder / "trainer_state.json") << state;
+    return holds_outputs_of(folder.path(), checkpoint);
+  };
+  EXPECT_TRUE(holds(saved));
+  EXPECT_TRUE(holds(R"({"log_history": [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}, {"train_loss": 2}]})"));
+  EXPECT_FALSE(holds(R"({"log_history": [{"step": 1, "loss": 2.5}]})")) << "of an earlier step";
+  EXPECT_FALSE(holds(R"({"log_history": [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.25}]})")) << "of another run";
+  for (const char* broken : {"{}", "[1]", R"({"log_history": 7})", "{"}) EXPECT_FALSE(holds(broken)) << broken;
+  ASSERT_TRUE(holds(saved));
+  std::filesystem::remove(folder / "model.safetensors");
+  EXPECT_FALSE(holds(saved)) << "not exported";
 }
 
 TEST(OutputDir, FindsAndKeepsTheNewestCheckpoints) {

@@ -107,6 +107,8 @@ TEST(Freeze, TakesModulesAndExtraModules) {
   EXPECT_FALSE(names.count("lm_head.weight"));
   EXPECT_TRUE(names.count("model.layers.2.self_attn.q_proj.weight"));
   EXPECT_FALSE(names.count("model.layers.2.mlp.up_proj.weight"));
+  EXPECT_TRUE(names.count("model.layers.0.input_layernorm.weight")) << "LLaMA-Factory finds \"norm\" in this name too";
+  EXPECT_FALSE(names.count("model.layers.0.self_attn.q_proj.weight"));
 }
 
 TEST(Freeze, UnknownModulesAreRefusedWithTheList) {

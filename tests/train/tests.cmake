@@ -1,10 +1,11 @@
 # End-to-end runs of the program under mpirun.
 add_executable(runs_train ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/support.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_model.cpp
-               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/golden_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_runs_test.cpp
+               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/golden_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/keys_test.cpp
+               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_runs_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/wrong_input_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/resume_test.cpp
-               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/same_run_test.cpp
+               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/same_run_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/operator_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/trace_test.cpp
-               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/gpu_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/device_test.cpp
+               ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/gpu_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/nccl_test.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/device_test.cpp
                ${CMAKE_CURRENT_SOURCE_DIR}/support/main.cpp)
 target_link_libraries(runs_train PRIVATE llmtrain_core GTest::gtest)
 target_include_directories(runs_train PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
@@ -14,11 +15,14 @@ foreach(suite OneRank TwoRanks ManyRanks Avx2)
   add_test(NAME train-golden-${suite} COMMAND runs_train --gtest_filter=${suite}/* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(train-golden-${suite} PROPERTIES LABELS runs TIMEOUT 900 PROCESSORS 2 SKIP_REGULAR_EXPRESSION "shared reference data absent")
 endforeach()
+add_test(NAME train-keys COMMAND runs_train --gtest_filter=Keys/*:KeyRunValues.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+set_tests_properties(train-keys PROPERTIES LABELS runs TIMEOUT 900 PROCESSORS 2 SKIP_REGULAR_EXPRESSION "shared reference data absent")
 add_test(NAME train-own-runs COMMAND runs_train --gtest_filter=OwnRun.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME train-wrong-input COMMAND runs_train --gtest_filter=*Wrong*:BrokenModel.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME train-device COMMAND runs_train --gtest_filter=ChosenDevice.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 add_test(NAME train-resume COMMAND runs_train --gtest_filter=Resume.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-set_tests_properties(train-own-runs train-resume train-wrong-input train-device PROPERTIES LABELS runs TIMEOUT 900 PROCESSORS 2)
+add_test(NAME train-operator COMMAND runs_train --gtest_filter=Operator.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+set_tests_properties(train-own-runs train-resume train-operator train-wrong-input train-device PROPERTIES LABELS runs TIMEOUT 900 PROCESSORS 2)
 # More ranks than the usual four, and a test that restores at each count what all the others wrote.
 if(TARGET mpitest_train)
   foreach(np 6 8)
@@ -36,7 +40,8 @@ foreach(symbol
     _ZN8llmtrain11Transformer16forward_backwardERKNS_5BatchEf
     _ZN8llmtrain5AdamW4stepEdRNS_6StreamERNS_12CommunicatorE
     _ZNK8llmtrain6RowSet6appendERNS_5BatchESt4spanIKmLm18446744073709551615EE
-    _ZN8llmtrain10ShardImage5writeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE)
+    _ZN8llmtrain10ShardImage5writeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE
+    MPI_Finalize)
   target_link_options(llmtrain_faulty PRIVATE -Wl,--wrap=${symbol})
 endforeach()
 add_executable(runs_disturbed ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/support.cpp ${CMAKE_CURRENT_SOURCE_DIR}/train/runs/own_model.cpp
@@ -55,5 +60,7 @@ foreach(suite Injections Restarts)
   set_tests_properties(train-disturbed-${suite}-many PROPERTIES LABELS "runs;slow" TIMEOUT 3000 PROCESSORS 2
     ENVIRONMENT "LLMTRAIN_INJECTIONS=50;LLMTRAIN_KILLS=20;LLMTRAIN_STOPS=25")
 endforeach()
+add_test(NAME train-disturbed-exit COMMAND runs_disturbed --gtest_filter=Exits.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+set_tests_properties(train-disturbed-exit PROPERTIES LABELS "runs;slow" TIMEOUT 300 PROCESSORS 1)
 add_test(NAME train-disturbed-Stragglers COMMAND runs_disturbed --gtest_filter=Stragglers.* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 set_tests_properties(train-disturbed-Stragglers PROPERTIES LABELS runs TIMEOUT 300 PROCESSORS 2)

@@ -7,7 +7,7 @@
 // the accumulator.
 //
 // A thread of its own watches: it looks up which collectives have begun and ended (events) for the flight recorder, and asks NCCL for errors that come by
-// themselves (a dead rank, a broken network). Such an error is thrown by the next call here and told to the watchdog (heard_failure). As the issuing thread
+// themselves (a dead rank, a broken network). Such an error is thrown by the next call here and told to the watchdog (own_failure). As the issuing thread
 // may be waiting for the GPU for ever by then, the watching thread ends the process when nobody has taken notice for a while.
 // Thread rules: communicator.h; NCCL itself is entered under a mutex.
 #include "comm/nccl/nccl_communicator.h"
@@ -20,8 +20,11 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "comm/flight_recorder.h"
@@ -39,6 +42,7 @@ constexpr auto kLook = std::chrono::milliseconds(20);      // while collectives 
 constexpr auto kLookIdle = std::chrono::milliseconds(500);
 constexpr double kNoticeSeconds = 15;   // for an error to be noticed by the issuing thread or the watchdog
 constexpr double kEndSeconds = 20;      // for ncclCommFinalize and ncclCommDestroy
+constexpr auto kEndOfProcess = std::chrono::seconds(5);  // after abort(): the watchdog takes three
 constexpr size_t kAlign = 4096;
 
 // The two events around a collective.
@@ -54,7 +58,7 @@ class NcclCommunicator final : public Communicator {
       : group_(group), device_(device), name_(name), timeout_(options.timeout_seconds), recorder_(name, group.rank()),
         nccl_(connect_nccl(group, device, name_, options)) {  // NCCL may keep the name's address
     try {
-      run_on_all_or_fail(group_, [&] { first_use(); });
+      first_use();
     } catch (...) {
       free_all(disconnect_nccl(nccl_, device_, false, 5));
       throw;
@@ -118,7 +122,7 @@ class NcclCommunicator final : public Communicator {
   double busy_seconds() const override { return recorder_.busy_seconds(); }
   std::string describe() const override { return std::to_string(size()) + (size() == 1 ? " rank, " : " ranks, ") + nccl_version(); }
   const FlightRecorder* flight_recorder() const override { return &recorder_; }
-  std::string heard_failure() const override {
+  std::string own_failure() const override {
     std::string text = failure();
     if (!text.empty()) noticed_ = true;
     return text;
@@ -127,7 +131,7 @@ class NcclCommunicator final : public Communicator {
   void abort() override {
     aborted_ = true;
     noticed_ = true;
-    // A call of the issuing thread returns soon; one that does not is what is to be ended.
+    // A call of the issuing thread returns soon (it sees aborted_ while it waits for NCCL); one that does not is what is to be ended.
     std::unique_lock lock(calls_, std::defer_lock);
     static_cast<void>(lock.try_lock_for(std::chrono::seconds(1)));
     cudaSetDevice(device_);
@@ -153,8 +157,14 @@ class NcclCommunicator final : public Communicator {
     std::lock_guard lock(mutex_);
     return failure_;
   }
+  // After abort() the process is about to end. The thread that issues may come here before that, as what it waited for was taken off the GPU: what it holds is
+  // worth nothing, and nobody is to hear of it.
   void throw_if_failed() {
-    if (const std::string text = heard_failure(); !text.empty()) throw OperationError(text);
+    if (aborted_) {
+      std::this_thread::sleep_for(kEndOfProcess);
+      throw OperationError("communicator '" + name_ + "' was given up");
+    }
+    if (const std::string text = own_failure(); !text.empty()) throw OperationError(text);
   }
 
   struct Memory {
@@ -275,9 +285,10 @@ void NcclCommunicator::issue(Stream& stream, const char* operation, size_t bytes
   CUDA_CHECK(cudaEventRecord(watched.begin, handle));
   {
     std::lock_guard lock(calls_);
-    call(handle);
-    wait_until_ready(nccl_, operation, timeout_);
+    if (!aborted_) call(handle);
+    wait_until_ready(nccl_, operation, timeout_, aborted_);
   }
+  throw_if_failed();
   CUDA_CHECK(cudaEventRecord(watched.end, handle));
   {
     std::lock_guard lock(mutex_);
@@ -310,35 +321,43 @@ void NcclCommunicator::reduce_on_host(const char* what, double* values, int n, O
 }
 
 // NCCL connects ranks at the first collective of a kind. That happens here, with the deadline, so that no later call waits for the network.
+// Collective, and the ranks tell each other how far they have come: one that fails here would leave the others to their deadlines.
 void NcclCommunicator::first_use() {
-  CUDA_CHECK(cudaSetDevice(device_));
-  const size_t ranks = static_cast<size_t>(size()), bytes = (ranks + 1) * kAlign;
-  CUDA_CHECK(cudaMalloc(&word_, bytes));
-  CUDA_CHECK(cudaMemset(word_, 0, bytes));
-  CUDA_CHECK(cudaDeviceSynchronize());  // the stream below does not wait for the default one
-  CudaStream stream("NCCL start", device_, false);
+  const size_t ranks = static_cast<size_t>(size()), bytes = (ranks + 1) * kAlign, part = kAlign / sizeof(float);
+  std::unique_ptr<CudaStream> stream;
+  run_on_all_or_fail(group_, [&] {
+    CUDA_CHECK(cudaSetDevice(device_));
+    CUDA_CHECK(cudaMalloc(&word_, bytes));
+    CUDA_CHECK(cudaMemset(word_, 0, bytes));
+    CUDA_CHECK(cudaDeviceSynchronize());  // the stream does not wait for the default one
+    stream = std::make_unique<CudaStream>("NCCL start", device_, false);
+  });
   char* all = static_cast<char*>(word_) + kAlign;
   float* sums = reinterpret_cast<float*>(all);
-  const auto run = [&](const char* call, ncclResult_t result) {
-    check_nccl(result, call, nccl_);
-    wait_until_ready(nccl_, call, timeout_);
+  const std::string too_late = "the first collectives of NCCL have not ended in " + std::to_string(static_cast<long>(timeout_)) +
+                               " s: the network between the GPUs does not work (NCCL_DEBUG=INFO shows what NCCL tries)";
+  const auto run = [&](const char* name, const std::function<ncclResult_t()>& call) {
+    bool begun = false;
+    const auto launched = [&] {
+      if (!std::exchange(begun, true)) check_nccl(call(), name, nccl_);
+      return is_ready(nccl_, name);
+    };
+    look_until_on_all(group_, launched, timeout_, too_late);
   };
-  run("ncclAllReduce", ncclAllReduce(word_, word_, 1, ncclInt32, ncclSum, nccl_, stream.handle()));
-  run("ncclAllGather", ncclAllGather(word_, all, kAlign, ncclUint8, nccl_, stream.handle()));
-  run("ncclReduceScatter", ncclReduceScatter(sums, sums + static_cast<size_t>(rank()) * (kAlign / sizeof(float)), kAlign / sizeof(float), ncclFloat32, ncclSum,
-                                             nccl_, stream.handle()));
-  const auto begin = std::chrono::steady_clock::now();
-  while (true) {
-    const cudaError_t state = cudaStreamQuery(stream.handle());
-    if (state == cudaSuccess) break;
+  run("ncclAllReduce", [&] { return ncclAllReduce(word_, word_, 1, ncclInt32, ncclSum, nccl_, stream->handle()); });
+  run("ncclAllGather", [&] { return ncclAllGather(word_, all, kAlign, ncclUint8, nccl_, stream->handle()); });
+  run("ncclReduceScatter", [&] {
+    return ncclReduceScatter(sums, sums + static_cast<size_t>(rank()) * part, part, ncclFloat32, ncclSum, nccl_, stream->handle());
+  });
+  const auto ended = [&] {
+    const cudaError_t state = cudaStreamQuery(stream->handle());
+    if (state == cudaSuccess) return true;
     if (state != cudaErrorNotReady) check(state, "cudaStreamQuery", __FILE__, __LINE__);
     cudaGetLastError();
-    wait_until_ready(nccl_, "the first collectives of NCCL", timeout_);
-    if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() > timeout_)
-      throw OperationError("the first collectives of NCCL have not ended in " + std::to_string(static_cast<long>(timeout_)) +
-                           " s: the network between the GPUs does not work (NCCL_DEBUG=INFO shows what NCCL tries)");
-    ::usleep(200);
-  }
+    is_ready(nccl_, "the first collectives of NCCL");  // throws its errors
+    return false;
+  };
+  look_until_on_all(group_, ended, timeout_, too_late);
   bytes_ += bytes;
 }
 

@@ -4,6 +4,8 @@
 
 #include <nccl.h>
 
+#include <atomic>
+#include <functional>
 #include <string>
 
 #include "core/rank_group.h"
@@ -14,11 +16,20 @@ namespace llmtrain::cuda {
 // OperationError "ncclAllGather: unhandled cuda error (run with NCCL_DEBUG=INFO for details) …" unless the call succeeded or is in progress. `communicator` may be null.
 void check_nccl(ncclResult_t result, const char* call, ncclComm_t communicator);
 
-// Waits until `communicator` has finished its last call; OperationError on its error, or after `seconds`.
-void wait_until_ready(ncclComm_t communicator, const char* call, double seconds);
+// Waits until `communicator` has finished its last call; OperationError on its error, or after `seconds`. Leaves it alone, and returns, as soon as `given_up`
+// is set.
+void wait_until_ready(ncclComm_t communicator, const char* call, double seconds, const std::atomic<bool>& given_up);
 
-// A communicator over `group` on GPU `device`. Collective: where it fails on a rank, every rank throws that rank's OperationError, within
-// options.timeout_seconds (and the little that agreeing takes). Environment variables that NCCL reads are set where the user has not: NCCL_DEBUG=WARN and
+// Whether `communicator` has finished its last call; OperationError on its error.
+bool is_ready(ncclComm_t communicator, const char* call);
+
+// Calls `look`, which says whether something has happened on this rank, until it has happened on all. Collective: where `look` throws on a rank, every rank
+// throws that rank's error at once, also those that would wait for it until their deadline; after `seconds` the error is `too_late`, of the first rank on
+// which it has not happened.
+void look_until_on_all(RankGroup& group, const std::function<bool()>& look, double seconds, const std::string& too_late);
+
+// A communicator over `group` on GPU `device`. Collective: where it fails on a rank, every rank throws that rank's OperationError at once, and where it does
+// not end, after options.timeout_seconds. Environment variables that NCCL reads are set where the user has not: NCCL_DEBUG=WARN and
 // NCCL_LAUNCH_ORDER_IMPLICIT=1, by which kernels of several communicators of one GPU take the order in which the host issued them.
 ncclComm_t connect_nccl(RankGroup& group, int device, const std::string& name, const NcclOptions& options);
 

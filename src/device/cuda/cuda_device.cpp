@@ -24,6 +24,7 @@ class StagingRing {
 
   ~StagingRing() {
     for (Slot& slot : slots_) {
+      if (slot.event) cudaEventSynchronize(slot.event);  // a copy may still read the slot
       if (slot.event) cudaEventDestroy(slot.event);
       if (slot.memory) cudaFreeHost(slot.memory);
     }

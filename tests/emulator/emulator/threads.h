@@ -52,7 +52,9 @@ T exchange(unsigned mask, T value, int from) {
   return got;
 }
 
-// Runs `kernel` once for each thread. False where the shape is none that a GPU takes (more than 1024 threads, 227 KiB of shared memory, empty).
-bool run_grid(Index grid, Index block, size_t shared_bytes, const std::function<void()>& kernel);
+// Whether a GPU takes such a launch: at most 1024 threads, 227 KiB of shared memory, not empty.
+bool is_shape_of_a_gpu(Index grid, Index block, size_t shared_bytes);
+// Runs `kernel` once for each thread.
+void run_grid(Index grid, Index block, size_t shared_bytes, const std::function<void()>& kernel);
 
 }  // namespace llmtrain::emulator

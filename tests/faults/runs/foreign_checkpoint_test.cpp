@@ -176,5 +176,45 @@ TEST(ForeignCheckpoint, ATrainerStateThatNoRunCouldHaveIsRefusedByName) {
   expect_says(program({"inspect", folder}), 0, {"run a\\u000a\\u001b[2J"});
 }
 
+// The manifest with another state, its digest right again.
+void change_state(const std::string& folder, const std::function<void(Json&)>& change) {
+  const std::string path = folder + "/manifest.json";
+  Json manifest = parse_json(read_file(path), path);
+  manifest.erase("digest");
+  change(manifest["state"]);
+  manifest["digest"] = digest_of(dump_json(manifest, 1));
+  write_text(path, dump_json(manifest, 1) + "\n");
+}
+
+// A version that shuffled rows in another way: it would have written the same seed and the same rows.
+TEST(ForeignCheckpoint, OfAVersionThatShuffledOtherwiseIsRefused) {
+  const std::string folder = copy_of_checkpoint("shuffled");
+  change_state(folder, [](Json& state) { state["sampler"].erase("order"); });
+  expect_says(resume(folder, 2), 2, {"shuffled rows in another way", "torch.randperm"});
+}
+
+// Templates that write the date into a prompt with tools take the date that the run began with: else midnight would make it another run.
+TEST(ForeignCheckpoint, RowsKeepTheDateThatTheRunBeganWith) {
+  own().write("data/tools.json", R"([{"conversations": [{"from": "human", "value": "What colour is grass?"}, {"from": "gpt", "value": "It is green."}],
+    "tools": "[{\"name\": \"look\", \"description\": \"looks\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}]"}])");
+  own().write("data/dataset_info.json", R"({"colours": {"file_name": "colours.json"},
+    "tools": {"file_name": "tools.json", "formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}}})");
+  const std::vector<std::string> words{"dataset=colours,tools", "cutoff_len=250", "max_steps=2", "save_strategy=steps", "save_steps=1"};
+  ASSERT_EQ(own().train("dated", 0, words).exit_code, 0);
+  const std::string folder = own().output("dated") + "/checkpoint-1";
+  fs::remove_all(own().output("dated") + "/checkpoint-2");
+  change_state(folder, [](Json& state) {
+    EXPECT_FALSE(state["tool_date"].get<std::string>().empty());
+    state["tool_date"] = "01 Jan 1999";
+  });
+  std::vector<std::string> by_path = words;
+  by_path.push_back("resume_from_checkpoint=" + folder);
+  for (const std::vector<std::string>& way : {words, by_path}) {
+    const RunOutcome run = own().train("dated", 0, way);
+    EXPECT_EQ(run.exit_code, 2) << "the rows are made with the date in the checkpoint, so its digest of the rows does not fit: " << run.err;
+    EXPECT_NE(run.err.find("other training rows"), std::string::npos) << run.err;
+  }
+}
+
 }  // namespace
 }  // namespace llmtrain

@@ -17,6 +17,7 @@
 #include "checkpoint/resume.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "faults/io_shim.h"
 #include "train/runs/own_model.h"
 
 namespace llmtrain {
@@ -184,6 +185,20 @@ TEST(OutputFolder, ALimitOfFileSizesIsAnErrorWithPathAndErrnoNotACrash) {
   EXPECT_EQ(apart.run.exit_code, 1) << apart.run.err;
   EXPECT_NE(apart.run.err.find(std::strerror(EFBIG)), std::string::npos) << apart.run.err;
   EXPECT_NE(apart.run.err.find("/checkpoint-1.tmp/shard-"), std::string::npos) << apart.run.err;
+}
+
+// On a large parallel file system removing a checkpoint takes its time. The other ranks wait for rank 0, and their watchdogs must not take it for hung.
+TEST(OutputFolder, RemovingOldCheckpointsSlowlyIsNoHang) {
+  const std::string folder = own().output("slow");
+  const std::map<std::string, std::string> slow{{"LD_PRELOAD", LLMTRAIN_IO_SHIM}, {"IO_SHIM_FOLDER", fs::canonical(own().path()).string() + "/slow"}, {"IO_SHIM_PART", ".old.tmp"},
+                                                {"IO_SHIM_RANK", "0"}, {"IO_SHIM_AT", "1"}, {"IO_SHIM_PERSIST", "1"}, {"IO_SHIM_ACTION", std::to_string(io_shim_delay)}, {"IO_SHIM_ERROR", "150"}};
+  const std::vector<std::string> words{"max_steps=24", "save_strategy=steps", "save_steps=8", "save_total_limit=1", "hang_timeout=1"};
+  const RunOutcome pruning = own().train(fs::canonical(own().path()).string() + "/slow", 2, words, slow);
+  EXPECT_EQ(pruning.exit_code, 0) << pruning.err;
+  const RunOutcome afresh = own().train(fs::canonical(own().path()).string() + "/slow", 2, {"max_steps=2", "overwrite_output_dir=true", "hang_timeout=1"}, slow);
+  EXPECT_EQ(afresh.exit_code, 0) << afresh.err;
+  EXPECT_FALSE(fs::exists(folder + "/checkpoint-24"));
+  EXPECT_GT(pruning.seconds, 3) << "two checkpoints were removed, slowly: else this shows nothing";
 }
 
 }  // namespace

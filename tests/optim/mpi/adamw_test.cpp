@@ -96,7 +96,7 @@ double expected_weight(const ParameterSpec& p, int64_t element, const AdamWOptio
   double w = value_at(p.name, element, 0), m = 0, v = 0;
   for (size_t i = 0; i < scales.size(); ++i) {
     const double g = static_cast<double>(size * value_at(p.name, element, static_cast<uint32_t>(i + 1))) * scales[i], t = static_cast<double>(i + 1);
-    if (p.decay) w -= lr * o.weight_decay * w;
+    if (p.decay || o.decay_everything) w -= lr * o.weight_decay * w;
     m = o.beta1 * m + (1 - o.beta1) * g;
     v = o.beta2 * v + (1 - o.beta2) * g * g;
     w -= lr / (1 - std::pow(o.beta1, t)) * m / (std::sqrt(v) / std::sqrt(1 - std::pow(o.beta2, t)) + o.epsilon);
@@ -104,8 +104,9 @@ double expected_weight(const ParameterSpec& p, int64_t element, const AdamWOptio
   return w;
 }
 
-void check_three_steps(float size, DType compute) {
+void check_three_steps(float size, DType compute, bool decay_everything = false) {
   AdamWOptions o;
+  o.decay_everything = decay_everything;
   o.weight_decay = 0.1;
   o.max_grad_norm = 1.0;
   const double lr = 0.01;
@@ -138,6 +139,7 @@ void check_three_steps(float size, DType compute) {
 
 TEST(AdamW, ThreeStepsEqualTheFormulaWithClipping) { check_three_steps(1.0f, DType::float32); }
 TEST(AdamW, ThreeStepsEqualTheFormulaWithoutClipping) { check_three_steps(0.01f, DType::float32); }
+TEST(AdamW, DecayOfNormsAndBiasesUnderDeepSpeedsOptimizerSection) { check_three_steps(0.01f, DType::float32, true); }
 TEST(AdamW, MastersStayFloat32UnderBfloat16) { check_three_steps(1.0f, DType::bfloat16); }
 
 float widened(const TensorView& states, int64_t i) {

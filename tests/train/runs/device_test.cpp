@@ -2,7 +2,9 @@
 // LLMTRAIN_CUDA_PLUGIN names it.
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -117,6 +119,25 @@ TEST_F(EmulatedGpu, ANodeWithoutGpuAmongOthersIsNamed) {
 
 TEST_F(EmulatedGpu, NcclIsRefusedByNameWhereTheBuildHasNone) {
   expect_refused("nccl", 2, {"device=cuda", "communicator=nccl"}, {}, {"made without NCCL", "communicator: staged"});
+}
+
+// The streams of the emulated GPU made late on purpose: with communicators staged through the host, and alone. (Over NCCL: nccl_test.cpp.)
+class EmulatedGpuStreams : public EmulatedGpu {};
+
+TEST_F(EmulatedGpuStreams, ThatAreLateChangeNoBit) {
+  for (const int ranks : {1, 2}) {
+    std::string want;
+    for (const char* pace : {"in-order", "starve:all", "starve:0", "starve:2"}) {  // 0: on which a staged communicator clears its memory; 2: that computes
+      if (ranks == 1 && std::isdigit(pace[std::strlen(pace) - 1])) continue;
+      const std::vector<std::string> words{"device=cuda", "use_cpu=false", "communicator=staged", "max_steps=3", "bf16=true", "overwrite_output_dir=true"};
+      const RunOutcome run = own().train("late", ranks, words, {{"LLMTRAIN_EMULATED_STREAMS", pace}});
+      ASSERT_EQ(run.exit_code, 0) << pace << "\n" << run.err;
+      const std::string bits = bits_of_run(own().output("late"));
+      EXPECT_GT(bits.size(), 10000u);
+      if (want.empty()) want = bits;
+      EXPECT_TRUE(bits == want) << pace << ", " << ranks << " ranks";
+    }
+  }
 }
 
 }  // namespace

@@ -215,6 +215,20 @@ TEST(Injections, AFaultInOnePhaseEndsTheJobAndTheDumpNamesTheRank) {
   EXPECT_GE(tally.named * 100, tally.to_be_named * 99);
 }
 
+// After MPI_Finalize no rank waits for another, but the launcher waits for all (comm/exit_gate.h).
+TEST(Exits, ARankThatIsStoppedAfterMpiFinalizeIsNamedAndTheJobEnds) {
+  JobOptions options;
+  options.ranks = 2;
+  options.folder = own().path();
+  options.program = LLMTRAIN_TEST_FAULTY;
+  options.environment = {{"LLMTRAIN_TEST_FAULT", "exit:stop:1:1"}};
+  Job job(words_of("exit", {"max_steps=2"}), options);
+  ASSERT_GE(job.wait(180), 1) << "the job hangs, or its end looks like success\n" << job.output();
+  EXPECT_NE(job.output().find("is stopped"), std::string::npos) << job.output();
+  EXPECT_NE(job.output().find("rank 1 on "), std::string::npos) << job.output();
+  EXPECT_TRUE(fs::exists(own().output("exit") + "/model.safetensors")) << "the results are complete";
+}
+
 // ---- jobs that are started again
 
 const std::vector<std::string> kLong{"communicator=auto", "gradient_accumulation_steps=6", "save_strategy=steps", "save_steps=3", "save_total_limit=2", "logging_steps=1"};

@@ -1,6 +1,6 @@
 // The program with faults built in, for disturbed_test.cpp: linked from the program's own objects with the linker's --wrap for one function of each phase, so
 // that the program itself carries nothing for it. LLMTRAIN_TEST_FAULT=PHASE:ACTION:RANK:CALL lets the CALL-th call of PHASE's function on RANK
-// raise (an exception), hang (for ever) or crash (SIGSEGV). The symbols are those of the Itanium C++ ABI; a member function's first argument is `this`
+// raise (an exception), hang (for ever), stop (SIGSTOP) or crash (SIGSEGV). The symbols are those of the Itanium C++ ABI; a member function's first argument is `this`
 // (https://itanium-cxx-abi.github.io/cxx-abi/abi.html).
 #include <signal.h>
 #include <unistd.h>
@@ -41,7 +41,7 @@ void here(const char* phase) {
   if (std::strcmp(fault.action, "hang") == 0) {
     while (true) ::pause();
   }
-  ::raise(SIGSEGV);
+  ::raise(std::strcmp(fault.action, "stop") == 0 ? SIGSTOP : SIGSEGV);
 }
 
 }  // namespace
@@ -80,9 +80,16 @@ void WRAPPED(_ZNK8llmtrain6RowSet6appendERNS_5BatchESt4spanIKmLm1844674407370955
   ORIGINAL(_ZNK8llmtrain6RowSet6appendERNS_5BatchESt4spanIKmLm18446744073709551615EE)(self, batch, rows);
 }
 
-std::string ORIGINAL(_ZN8llmtrain10ShardImage5writeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE)(ShardImage*, const std::string&);
-std::string WRAPPED(_ZN8llmtrain10ShardImage5writeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE)(ShardImage* self, const std::string& path) {
+ShardImage::Written ORIGINAL(_ZN8llmtrain10ShardImage5writeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE)(ShardImage*, const std::string&);
+ShardImage::Written WRAPPED(_ZN8llmtrain10ShardImage5writeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE)(ShardImage* self, const std::string& path) {
   here("save");
   return ORIGINAL(_ZN8llmtrain10ShardImage5writeERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE)(self, path);
+}
+
+int ORIGINAL(MPI_Finalize)();
+int WRAPPED(MPI_Finalize)() {
+  const int result = ORIGINAL(MPI_Finalize)();
+  here("exit");
+  return result;
 }
 }

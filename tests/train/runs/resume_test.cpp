@@ -101,6 +101,7 @@ TEST(Resume, ADamagedNewestIsNamedAndTheOneBeforeIsUsed) {
 TEST(Resume, TheClockStopsARunWithACheckpointAndExitCode85) {
   const RunOutcome first = own().train("clock", 2, with(kBatch, {"max_hours=0.00001"}));
   EXPECT_EQ(first.exit_code, 85) << first.err;
+  EXPECT_NE(first.err.find("start again to go on"), std::string::npos) << first.err;
   EXPECT_TRUE(fs::exists(own().output("clock") + "/checkpoint-1/manifest.json"));
   EXPECT_FALSE(fs::exists(own().output("clock") + "/model.safetensors"));
   const RunOutcome second = own().train("clock", 2, kBatch);
@@ -113,7 +114,9 @@ TEST(Resume, ARequeuedJobGoesOnWithItsOwnRunOnlyEvenUnderOverwrite) {
   std::map<std::string, std::string> requeued = job;
   requeued["SLURM_RESTART_COUNT"] = "1";
   const std::vector<std::string> overwrite = with(kBatch, {"overwrite_output_dir=true"});
-  ASSERT_EQ(own().train("requeue", 1, with(overwrite, {"max_hours=0.00001", "gradient_accumulation_steps=4"}), job).exit_code, 85);
+  const RunOutcome first = own().train("requeue", 1, with(overwrite, {"max_hours=0.00001", "gradient_accumulation_steps=4"}), job);
+  ASSERT_EQ(first.exit_code, 85) << first.err;
+  EXPECT_NE(first.err.find("start again with resume_from_checkpoint=true to go on"), std::string::npos) << "the same command would start afresh: " << first.err;
   const RunOutcome again = own().train("requeue", 1, with(overwrite, {"gradient_accumulation_steps=4"}), requeued);
   EXPECT_EQ(again.exit_code, 0) << again.err;
   EXPECT_NE(again.err.find("resuming from"), std::string::npos) << again.err;
@@ -137,6 +140,10 @@ TEST(Resume, ARequeuedJobWithAPathGoesOnWithItsOwnRun) {
   EXPECT_EQ(again.exit_code, 0) << again.err;
   EXPECT_NE(again.err.find("resuming from forked/checkpoint-3: step 3"), std::string::npos) << again.err;
   EXPECT_EQ(bits_of_run(out), bits_of_run(own().output("whole")));
+  as_killed_after("not-its-own", 6);  // requeued before it saved anything, in a folder with another job's checkpoint
+  const RunOutcome other = own().train("not-its-own", 2, words, job);
+  EXPECT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_NE(other.err.find("resuming from " + path + ": step 2"), std::string::npos) << other.err;
 }
 
 TEST(Resume, GoingBackInTheSameFolderLeavesTheLaterCourse) {

@@ -30,20 +30,24 @@ RunOutcome program(const std::vector<std::string>& words) {
   return run_llmtrain(words, options);
 }
 
-// Sets the embedding of one token to NaN: a row with it has a loss that is no number.
-void poison(const std::string& model, const std::string& token) {
-  const Json tokenizer = parse_json_file(model + "/tokenizer.json");
-  const int64_t id = tokenizer["model"]["vocab"][token].get<int64_t>();
+// Sets a row of a tensor to NaN.
+void poison_row(const std::string& model, const std::string& tensor, int64_t row) {
   std::string bytes = read_file(model + "/model.safetensors");
   uint64_t header = 0;
   std::memcpy(&header, bytes.data(), sizeof header);
-  const Json entry = parse_json(bytes.substr(8, header), "header")["model.embed_tokens.weight"];
+  const Json entry = parse_json(bytes.substr(8, header), "header")[tensor];
   ASSERT_EQ(entry["dtype"], "F32");
-  const int64_t columns = entry["shape"][1].get<int64_t>();
+  const int64_t columns = entry["shape"].back().get<int64_t>();
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (int64_t c = 0; c < columns; ++c)
-    std::memcpy(bytes.data() + 8 + header + entry["data_offsets"][0].get<int64_t>() + (id * columns + c) * 4, &nan, sizeof nan);
+    std::memcpy(bytes.data() + 8 + header + entry["data_offsets"][0].get<int64_t>() + (row * columns + c) * 4, &nan, sizeof nan);
   std::ofstream(model + "/model.safetensors", std::ios::binary) << bytes;
+}
+
+// The embedding of one token: a row with it has a loss that is no number.
+void poison(const std::string& model, const std::string& token) {
+  const Json tokenizer = parse_json_file(model + "/tokenizer.json");
+  poison_row(model, "model.embed_tokens.weight", tokenizer["model"]["vocab"][token].get<int64_t>());
 }
 
 void copy_checkpoint(const OwnModel& model, const std::string& from, const std::string& to, int step) {
@@ -79,6 +83,19 @@ TEST(Resume, ASkippedStepSpoilsNeitherCheckpointsNorResultsNorTheResumedRun) {
   EXPECT_NE(report.out.find("77"), std::string::npos) << report.out;
 }
 
+// Ten in a row end a run, however often it is started again in between.
+TEST(Resume, SkippedStepsInARowAreCountedAcrossAResume) {
+  const OwnModel model;
+  poison_row(model.path() + "/model", "model.norm.weight", 0);
+  const std::vector<std::string> words{"max_steps=14", "save_strategy=steps", "save_steps=6", "async_save=false"};
+  for (const char* start : {"first", "second"}) {
+    const RunOutcome run = model.train("out", 0, words);
+    EXPECT_EQ(run.exit_code, 1) << start << ": " << run.err;
+    EXPECT_NE(run.err.find("step 10: the gradient is not finite"), std::string::npos) << start << ": " << run.err;
+    EXPECT_EQ(run.err.find("resuming from out/checkpoint-6") != std::string::npos, std::string(start) == "second") << run.err;
+  }
+}
+
 TEST(Resume, TwoRanksThenOneThenThreeKeepTheGlobalBatch) {
   const OwnModel model;
   const std::vector<std::string> batch = with(kRun, {"gradient_accumulation_steps=3", "max_steps=4"}), cut = with(batch, {"max_hours=0.00001"});
@@ -105,7 +122,10 @@ TEST(Resume, AnotherSequenceOfRowsOrAnotherModelIsRefusedByItsKey) {
   const std::pair<std::string, std::vector<std::string>> cases[] = {
       {"seed=7", {"seed", "42", "7", "overwrite_output_dir"}},
       {"disable_shuffling=true", {"disable_shuffling", "false"}},
+      {"train_sampling_strategy=sequential", {"disable_shuffling", "false"}},
+      {"dataloader_drop_last=true", {"dataloader_drop_last", "false"}},
       {"cutoff_len=16", {"cutoff_len was 96 and is 16"}},
+      {"train_on_prompt=true", {"train_on_prompt was false and is true"}},  // the same tokens, others of them trained
       {"dataset_dir=data2", {"dataset_dir was data and is data2", "other training rows"}},
       {"model_name_or_path=other", {"another model", "rms_norm_eps", "1e-05", "1e-06"}}};
   for (const auto& [word, says] : cases) {

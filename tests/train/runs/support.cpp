@@ -39,7 +39,7 @@ std::vector<std::string> device_words(const std::vector<std::string>& words, int
   std::vector<std::string> more;
   if (!on_gpu() || !trains(words) || names(words, "device")) return more;
   more = {"device=cuda", "use_cpu=false"};
-  if (ranks > 1 && !names(words, "communicator")) more.push_back("communicator=staged");
+  if (ranks > 1 && !names(words, "communicator")) more.push_back("communicator=" + chosen("LLMTRAIN_TEST_COMMUNICATOR", "staged"));
   return more;
 }
 

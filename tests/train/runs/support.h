@@ -3,7 +3,8 @@
 // Taken from the environment where it says so, so that a bundle of the tests can be moved (else from this build):
 //   LLMTRAIN_TEST_BINARY    the program
 //   LLMTRAIN_TEST_MPIEXEC   mpirun
-//   LLMTRAIN_TEST_DEVICE    cuda: `train` gets device=cuda use_cpu=false, and on several ranks communicator=staged, as they share one GPU
+//   LLMTRAIN_TEST_DEVICE    cuda: `train` gets device=cuda use_cpu=false, and on several ranks communicator=staged, as they share one GPU, or
+//   LLMTRAIN_TEST_COMMUNICATOR
 #pragma once
 
 #include <map>

@@ -1,0 +1,2 @@
+// Stands where <nccl.h> looks for the toolkit's header; nothing of it is used.
+#pragma once
