@@ -119,8 +119,8 @@ void Communicator::begin(const ncclUniqueId& id) {
     if (!world_->join(device_, [this] { return stopped(); })) return end_with(ncclInternalError, "aborted");
     int first = 0, second = 0;
     if (world_->find_duplicate(first, second)) {
-      return end_with(ncclInvalidUsage, "Duplicate GPU detected : rank " + std::to_string(first) + " and rank " + std::to_string(second) + " both on CUDA device " +
-                                            std::to_string(device_));
+      return end_with(ncclInvalidUsage, "Duplicate GPU detected : rank " + std::to_string(first) + " and rank " + std::to_string(second) +
+                                            " both on CUDA device " + std::to_string(device_));
     }
     end_with(ncclSuccess);
   });

@@ -101,9 +101,11 @@ ncclResult_t collective(ncclComm_t handle, cudaStream_t stream, const Collective
   const std::shared_ptr<Communicator> communicator = find(handle, c.call);
   const Inside inside(*communicator, c.call);
   if (nccl_fault_strikes(c.call)) return fails(ncclSystemError, "injected");
-  if (communicator->state() == ncclInProgress) return fails(ncclInvalidArgument, std::string(c.call) + ": the communicator's last call is still in progress");
+  if (communicator->state() == ncclInProgress)
+    return fails(ncclInvalidArgument, std::string(c.call) + ": the communicator's last call is still in progress");
   if (communicator->state() != ncclSuccess) return communicator->state();
-  if (size_of(c.type) == 0 || c.operation != ncclSum) return fails(ncclInvalidArgument, std::string(c.call) + ": the emulator lacks this type or operation");
+  if (size_of(c.type) == 0 || c.operation != ncclSum)
+    return fails(ncclInvalidArgument, std::string(c.call) + ": the emulator lacks this type or operation");
   const char* order = std::getenv("NCCL_LAUNCH_ORDER_IMPLICIT");
   if (several_on_device(communicator->device()) && (!order || std::string(order) != "1"))
     return fails(ncclInvalidUsage, "two communicators of one GPU without an order of their launches (NCCL_LAUNCH_ORDER_IMPLICIT)");
@@ -121,7 +123,8 @@ ncclResult_t collective(ncclComm_t handle, cudaStream_t stream, const Collective
   // Send and receive buffer may overlap only where the one is the rank's own part of the other.
   const size_t shift = static_cast<size_t>(communicator->rank()) * std::min(send_bytes, receive_bytes);
   const bool in_place = send_bytes == receive_bytes ? c.to == c.from : send_bytes < receive_bytes ? c.from == c.to + shift : c.to == c.from + shift;
-  if (!in_place && c.from < c.to + receive_bytes && c.to < c.from + send_bytes) return fails(ncclInvalidArgument, std::string(c.call) + ": the buffers overlap");
+  if (!in_place && c.from < c.to + receive_bytes && c.to < c.from + send_bytes)
+    return fails(ncclInvalidArgument, std::string(c.call) + ": the buffers overlap");
   communicator->launch(c, queue);
   return ncclInProgress;
 }
@@ -141,7 +144,8 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* handle, int ranks, ncclUniqueId id, int rank, ncclConfig_t* config) {
   if (nccl_fault_strikes("ncclCommInitRankConfig")) return fails(ncclSystemError, "injected");
   const ncclConfig_t fresh = NCCL_CONFIG_INITIALIZER;
-  if (config == nullptr || config->magic != fresh.magic || config->size != fresh.size) return fails(ncclInvalidArgument, "a configuration that was not initialised");
+  if (config == nullptr || config->magic != fresh.magic || config->size != fresh.size)
+    return fails(ncclInvalidArgument, "a configuration that was not initialised");
   if (config->blocking != 0) return fails(ncclInvalidArgument, "the emulator has non-blocking communicators only");
   if (rank < 0 || rank >= ranks || ranks > kMostRanks) return fails(ncclInvalidArgument, "rank or number of ranks");
   auto communicator = std::make_shared<Communicator>(config->commName ? config->commName : "", rank, ranks, current_device());

@@ -124,7 +124,8 @@ TEST_F(EmulatedNccl, ManySeedsChangeNoBit) {
 }
 
 TEST_F(EmulatedNccl, ResumesBitForBitAndAtAnotherRankCount) {
-  const std::vector<std::string> words{"max_steps=4", "save_strategy=steps", "save_steps=2"}, two{"gradient_accumulation_steps=2"}, four{"gradient_accumulation_steps=1"};
+  const std::vector<std::string> words{"max_steps=4", "save_strategy=steps", "save_steps=2"};
+  const std::vector<std::string> two{"gradient_accumulation_steps=2"}, four{"gradient_accumulation_steps=1"};
   const auto take_up = [](const std::string& to) {
     fs::remove_all(own().output(to));
     fs::create_directories(own().output(to));

@@ -85,7 +85,8 @@ TEST(Operator, TheEvaluationAtTheEndGivesWayToo) {
 TEST(Operator, AModelFolderReplacesACheckpointOfTheSameStep) {
   ASSERT_EQ(own().train("replaced", 2, kBatch).exit_code, 0);
   const std::string out = own().output("replaced");
-  fs::create_directories(out + "/checkpoint-9.tmp");
+  for (const char* killed : {"4", "9"}) fs::create_directories(out + "/checkpoint-" + killed + ".tmp");
+  std::ofstream(out + "/checkpoint-4.tmp/shard-00000-of-00002.h5") << "of a save that was killed";
   const RunOutcome run = own().train("replaced", 2, with(kBatch, {"save_only_model=true", "learning_rate=0.001", "resume_from_checkpoint=" + out + "/checkpoint-2"}));
   ASSERT_EQ(run.exit_code, 0) << run.err;
   EXPECT_TRUE(is_regular_file(out + "/checkpoint-2/manifest.json"));
