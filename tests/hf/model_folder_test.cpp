@@ -149,7 +149,7 @@ TEST_F(HubCache, AnAbsentModelComesWithTheCommandThatDownloadsIt) {
   const std::string message = refusal([] { resolve_model("Qwen/Qwen3-4B", "model_name_or_path"); });
   EXPECT_EQ(message.rfind("model_name_or_path: ", 0), 0u);
   EXPECT_NE(message.find("hf download Qwen/Qwen3-4B"), std::string::npos);
-  for (const std::string bad : {"/no/such/folder", "../x", "a/b/c", "", "a/../b", "x;rm -rf", "a/", ".hidden"}) {
+  for (const std::string bad : {"/no/such/folder", "../no-such-model", "a/b/c", "", "a/../b", "x;rm -rf", "a/", ".hidden"}) {
     const std::string m = refusal([&] { resolve_model(bad); });
     EXPECT_NE(m, "") << bad;
     EXPECT_EQ(m.find("hf download"), std::string::npos) << bad;

@@ -386,5 +386,28 @@ TEST(Stragglers, ARankThatIsHeldUpFromOutsideIsNamed) {
   EXPECT_FALSE(says("rank 0 on ")) << job.output();
 }
 
+// A node that is suspended (a laptop's lid, a virtual machine, a scheduler's SIGSTOP to the whole job) for longer than hang_timeout: nobody is to blame, and
+// the time asleep is no time without progress.
+TEST(Stragglers, AJobThatIsStoppedAsAWholeGoesOn) {
+  JobOptions options;
+  options.ranks = 2;
+  options.folder = own().path();
+  Job job(words_of("suspended", {"max_steps=100000", "overlap=off", "hang_timeout=3"}), options);
+  const double limit = now_seconds() + 60;
+  while (job.output().find("step 5/") == std::string::npos && job.wait(0.05) < 0 && now_seconds() < limit) {
+  }
+  const pid_t first = job.rank_process(0, 5), second = job.rank_process(1, 5);
+  ASSERT_TRUE(first != 0 && second != 0) << job.output();
+  for (int i = 0; i < 2; ++i) {
+    ::kill(first, SIGSTOP);
+    ::kill(second, SIGSTOP);
+    sleep_seconds(4.5);
+    ::kill(i % 2 ? second : first, SIGCONT);  // one wakes a little before the other
+    sleep_seconds(0.3);
+    ::kill(i % 2 ? first : second, SIGCONT);
+    EXPECT_LT(job.wait(1.5), 0) << "it ended at stop " << i << ":\n" << job.output();
+  }
+}
+
 }  // namespace
 }  // namespace llmtrain
