@@ -2,6 +2,7 @@
 #include "core/error.h"
 #include "data/convert.h"
 #include "data/dataset_info.h"
+#include "data/reference_random.h"
 #include "data/row_source.h"
 #include "data/tokenize.h"
 #include "data/tools.h"
@@ -46,7 +47,8 @@ void take(std::string_view input) {
           if (entry.files.size() != 1 || entry.files[0].find(folder) != 0) continue;  // not the system's own files
           required_columns(entry, stage);
           optional_columns(entry);
-          const DatasetSource source(std::move(entry), DataOptions{});
+          NumpyLegacy samples(42);
+          const DatasetSource source(std::move(entry), DataOptions{}, samples);
           RowReader reader(source.files()[0]);
           Example example;
           convert_row(source.entry(), stage, reader.read(source.locate(0).second), example);
